@@ -1,0 +1,282 @@
+"""Typed face of the native module: one engine's trees, drafting, and their bookkeeping.
+
+Every method releases the GIL while it works and may be called from any thread; calls are serialised by one
+lock inside the object. Arrays are C-contiguous numpy arrays of exactly the dtype named (another dtype is
+refused with ``TypeError``); the Python face in ``forest.py`` converts once.
+
+Packed forms, which are also the wire forms (design 12.6):
+
+* ``tokens``: 3 bytes a token id, little-endian, ids below 2**24.
+* ``soft``: per token one count byte ``n`` (0..8), then ``n`` times (3-byte id, 1 byte code). Code ``c`` means
+  probability ``exp(-c * 5.6 / 255)``; largest first. A count of 0 means "no soft target here". Empty bytes
+  mean that no token of the update has one.
+
+Errors: ``ValueError`` with one sentence naming the field, the value and what is allowed; nothing has changed
+then. Source of the algorithm: SRT, arXiv 2601.09083; the estimate is that of docs/paper-map.md.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Update: TypeAlias = tuple[bytes, int, int, int, int, int, int, bytes, bytes]
+"""(prompt_key, sequence_id, offset, policy_version, lane, engine_id, flags, tokens, soft)."""
+
+LANE_POLICY: Final[int]
+LANE_RUN_AHEAD: Final[int]
+FLAG_OBSERVATION: Final[int]
+"""Set in ``flags`` when the tokens were not sampled by the policy: context only, never drafted."""
+
+MODE_OFF: Final[int]
+MODE_POINT_MASS: Final[int]
+MODE_SAMPLED: Final[int]
+
+MAX_SOFT_TARGETS: Final[int]
+"""Pairs kept per position and in each sparse q: 8."""
+
+SNAPSHOT_VERSION: Final[int]
+
+class Drafts:
+    """What `Forest.step` proposes for B rows; D positions in all, row after row."""
+
+    @property
+    def offsets(self) -> NDArray[np.int32]:
+        """[B+1] row i owns positions offsets[i]..offsets[i+1]."""
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """[D] drafted tokens."""
+    @property
+    def q_token_ids(self) -> NDArray[np.int32]:
+        """[D, 8] support of the distribution each token was drawn from; 0 where padded."""
+    @property
+    def q_probs(self) -> NDArray[np.float32]:
+        """[D, 8] its probabilities, summing to 1; 0 where padded. Point mass: (1, 0, ...)."""
+    @property
+    def survival(self) -> NDArray[np.float32]:
+        """[D] calibrated probability that the draft is accepted up to and including this position."""
+    @property
+    def match_length(self) -> NDArray[np.int32]:
+        """[B] tokens of context matched at the row's first position; 0 when nothing matched."""
+
+class RowStats:
+    """What one row drafted; returned when it closes. Counts are tokens unless named otherwise."""
+
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def num_lookups(self) -> int:
+        """Steps in which a draft was wanted."""
+    @property
+    def num_hits(self) -> int:
+        """Lookups that led to a draft of at least one token."""
+    @property
+    def num_draft_tokens(self) -> int:
+        """Drafted tokens that were verified."""
+    @property
+    def num_accepted_tokens(self) -> int: ...
+    @property
+    def accepted_by_source(self) -> tuple[int, int, int]:
+        """Accepted tokens that came from history, from this policy version (online), from run-ahead."""
+    @property
+    def num_remote_draft_tokens(self) -> int:
+        """Verified drafted tokens supplied by positions that another engine sampled."""
+    @property
+    def sum_match_length(self) -> int:
+        """Sum of ``match_length`` over hits."""
+
+class ForestStats:
+    """A consistent reading of the whole forest."""
+
+    @property
+    def num_prompts(self) -> int: ...
+    @property
+    def num_sequences(self) -> int: ...
+    @property
+    def num_tokens(self) -> int:
+        """Tokens held in sequences, prompts not counted."""
+    @property
+    def num_run_ahead_tokens(self) -> int: ...
+    @property
+    def num_run_ahead_tokens_used(self) -> int:
+        """Run-ahead positions that supplied at least one accepted draft token."""
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def num_early_tokens(self) -> int:
+        """Tokens waiting for the ones before them."""
+    @property
+    def num_dropped_tokens(self) -> int:
+        """Early tokens given up because their buffer was full, since the start."""
+    @property
+    def num_evicted_prompts(self) -> int: ...
+    @property
+    def num_outbox_tokens(self) -> int:
+        """Own tokens not yet taken by `drain`."""
+    @property
+    def rows(self) -> RowStats:
+        """Sums over all rows, closed ones included."""
+
+class PromptStats:
+    @property
+    def num_sequences(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_run_ahead_tokens(self) -> int: ...
+    @property
+    def num_run_ahead_tokens_used(self) -> int: ...
+    @property
+    def num_run_ahead_sequences(self) -> int: ...
+    @property
+    def min_policy_version(self) -> int: ...
+    @property
+    def max_policy_version(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
+class Forest:
+    """The trees of one engine or of one tree cache replica."""
+
+    def __init__(
+        self,
+        *,
+        engine_id: int,
+        max_bytes: int,
+        seed: int,
+        soft_targets: bool = True,
+        max_recent_positions: int = 32,
+        max_early_tokens: int = 1 << 20,
+        max_outbox_tokens: int = 1 << 22,
+    ) -> None:
+        """An empty forest.
+
+        Args:
+            engine_id: this engine's id (below 2**32), stamped on what its rows append.
+            max_bytes: bound on ``memory_bytes``; the least recently used prompts without an open row go first.
+            seed: of the draws that make sampled drafts.
+            soft_targets: drafts follow the recorded probabilities (gamma 1); otherwise sampled tokens
+                count as one observation each (gamma 1.5).
+            max_recent_positions: positions read per chain look-up.
+            max_early_tokens: bound on tokens that wait for the ones before them.
+            max_outbox_tokens: bound on own tokens waiting for `drain`; the oldest go first.
+        """
+
+    # -- sequences -----------------------------------------------------------------------------------
+    def set_prompt(self, prompt_key: bytes, token_ids: NDArray[np.int32]) -> None:
+        """Give a prompt its text [P]: context of its responses, indexed once at low weight. Idempotent."""
+    def extend(
+        self,
+        prompt_key: bytes,
+        sequence_id: int,
+        offset: int,
+        *,
+        policy_version: int,
+        lane: int,
+        engine_id: int,
+        flags: int,
+        tokens: bytes,
+        soft: bytes,
+    ) -> int:
+        """Append packed tokens at ``offset`` of a sequence; tokens already held are skipped.
+
+        Returns how many tokens are new; an update ahead of its offset waits (0 now, counted when its gap closes).
+        """
+    def apply(self, updates: Sequence[Update], max_tokens: int) -> int:
+        """Extend by a prefix of ``updates`` of about ``max_tokens`` tokens; returns how many updates it took.
+
+        A malformed update is skipped and counted in the second element of `rejected`.
+        """
+    def rejected(self) -> tuple[int, str]:
+        """How many updates `apply` has refused since the start, and the last reason ("" when none)."""
+    def mark_used(self, prompt_key: bytes, sequence_id: int, offsets: NDArray[np.int32]) -> int:
+        """Note that positions supplied an accepted draft token; returns how many were not known to have."""
+    def remove_sequence(self, prompt_key: bytes, sequence_id: int) -> bool: ...
+    def remove_policy_version(self, policy_version: int) -> int:
+        """Drop every sequence sampled by this version; returns tokens dropped."""
+    def remove_prompt(self, prompt_key: bytes) -> bool:
+        """Drop a whole tree. Open rows of it go on undrafted."""
+
+    # -- rows: requests that are decoding --------------------------------------------------------------
+    def open_row(
+        self,
+        prompt_key: bytes,
+        prompt_token_ids: NDArray[np.int32],
+        context_token_ids: NDArray[np.int32],
+        *,
+        sequence_id: int,
+        policy_version: int,
+        lane: int,
+        mode: int,
+        max_new_tokens: int,
+        stop_token_ids: NDArray[np.int32],
+    ) -> int:
+        """Start a sequence that decodes here; returns its row handle.
+
+        Args:
+            prompt_key: 16 bytes.
+            prompt_token_ids: [P] the prompt of the first turn, P >= 1.
+            context_token_ids: [C] what follows it already (earlier turns or chunks): appended as observation
+                tokens at offset 0, so the row's own tokens start at offset C.
+            sequence_id: new, below 2**64.
+            mode: MODE_OFF, MODE_POINT_MASS or MODE_SAMPLED.
+            max_new_tokens: tokens beyond it are not kept; 0 means no limit.
+            stop_token_ids: tokens after the first of these are not kept.
+        """
+    def set_row_mode(self, row: int, mode: int) -> None: ...
+    def close_row(self, row: int) -> RowStats:
+        """End a row. Its tokens stay. ``ValueError`` for an unknown row."""
+    def step(
+        self,
+        rows: NDArray[np.uint64],
+        new_offsets: NDArray[np.int32],
+        new_tokens: NDArray[np.int32],
+        num_verified: NDArray[np.int32],
+        overlap: NDArray[np.float32],
+        soft_offsets: NDArray[np.int32],
+        soft_token_ids: NDArray[np.int32],
+        soft_probs: NDArray[np.float32],
+        max_draft_tokens: NDArray[np.int32],
+        min_survival: float,
+    ) -> Drafts:
+        """One engine step for B rows: take what they sampled, learn from it, draft what comes next.
+
+        The forest remembers each row's last draft; with ``num_verified`` it learns the mixing weights from the
+        token emitted at each verified position (accepted ones, the first rejected one, and the bonus position
+        where one was estimated) and the calibration from ``overlap``.
+
+        Args:
+            rows: [B] open row handles, no duplicates.
+            new_offsets: [B+1] row i sampled new_tokens[new_offsets[i]:new_offsets[i+1]] since its last step.
+            new_tokens: [N].
+            num_verified: [B] how many positions of the row's last draft went through verification (a prefix).
+            overlap: [sum(num_verified)] or [0]: sum(min(p, q)) at each verified position, NaN where the position
+                comes after the first rejected one; empty: the accept bits are used.
+            soft_offsets: [N+1] or [0]: soft targets of new token n are entries soft_offsets[n]:soft_offsets[n+1].
+            soft_token_ids, soft_probs: [M] the policy's probabilities of its top tokens at that position (at most
+                8 used, below 0.004 dropped).
+            max_draft_tokens: [B] upper bound of each row's draft, 0..128; 0 means no draft.
+            min_survival: a draft ends before the position whose calibrated survival would fall below it.
+        """
+    def drain(self, max_tokens: int) -> list[Update]:
+        """Take what open and closed rows appended since the last call, oldest first, about ``max_tokens``."""
+    def drain_used(self) -> list[tuple[bytes, int, NDArray[np.int32]]]:
+        """Take (prompt_key, sequence_id, [n] offsets) of positions that supplied accepted tokens here since the
+        last call."""
+
+    # -- reading ---------------------------------------------------------------------------------------
+    def stats(self) -> ForestStats: ...
+    def prompt_keys(self) -> list[bytes]:
+        """Least recently used first."""
+    def prompt_stats(self, prompt_key: bytes) -> PromptStats | None: ...
+    def sequence_tokens(self, prompt_key: bytes, sequence_id: int) -> NDArray[np.int32] | None:
+        """[T] tokens held for a sequence."""
+    def snapshot(self, prompt_key: bytes) -> bytes | None:
+        """Canonical image of a tree: equal for equal sets of appends, whatever order they came in."""
+    def load_snapshot(self, image: bytes) -> bytes:
+        """Merge an image (sequences extend as by `extend`); returns its prompt key."""
+    def check(self) -> None:
+        """Verify every invariant; ``RuntimeError`` names the first broken one. For tests and debug endpoints."""
