@@ -1,0 +1,1 @@
+"""SRT's operator and the srt command."""

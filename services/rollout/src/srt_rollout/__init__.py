@@ -1,0 +1,1 @@
+"""SRT in vLLM: the drafter plug-in, and the gateway of a rollout pod."""

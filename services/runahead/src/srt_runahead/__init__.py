@@ -1,0 +1,1 @@
+"""SRT's run-ahead worker: one chunk of generation for a later prompt."""

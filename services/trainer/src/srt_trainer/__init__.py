@@ -1,0 +1,1 @@
+"""SRT's trainer: rollouts in, weights out."""

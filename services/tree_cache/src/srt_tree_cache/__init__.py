@@ -1,0 +1,1 @@
+"""SRT's tree cache: compaction, snapshots, eviction and queries of shared trees."""
