@@ -1,8 +1,12 @@
-"""Small shared facts of a job on a Redis-protocol server: phases, look-ahead window, bubbles, leases.
+"""Small shared facts of a job on a Redis-protocol server: phases, look-ahead window, bubbles,
+leases.
 
-* Every key of a job sits under ``srt:{<job>:ctl}:``, so they share one slot; shard leases sit beside their shard.
-* What must not outlive its holder has a time to live: bubbles (3 s), leases (10 s), claims, prompts.
-* Prompts lie here under their ``prompt_key``; tasks and spans carry keys, never tokens (design 12.14).
+* Every key of a job sits under ``srt:{<job>:ctl}:``, so they share one slot; shard leases sit
+  beside their shard.
+* What must not outlive its holder has a time to live: bubbles (3 s), leases (10 s), claims,
+  prompts.
+* Prompts lie here under their ``prompt_key``; tasks and spans carry keys, never tokens (design
+  12.14).
 * Every method raises `CoordinationUnavailable` when the server does not answer in time.
 """
 
@@ -92,7 +96,7 @@ class Coordination:
         except (RedisError, OSError) as error:
             raise CoordinationUnavailable(address=self._address, reason=str(error)) from error
 
-    # -- phases and window (trainer writes, operator reads) -------------------------------------------
+    # -- phases and window (trainer writes, operator reads)
     async def publish_phase(self, report: PhaseReport) -> None:
         """Replace the job's phase report."""
         async with self._translated():
@@ -129,8 +133,8 @@ class Coordination:
             data = await self._redis.get(self._prefix + "prompt:" + prompt_key.hex())
         return None if data is None else np.frombuffer(data, dtype="<i4").tolist()
 
-    # -- bubbles (operator opens, run-ahead workers obey) ----------------------------------------------
-    async def next_epoch(self) -> int:
+    # -- bubbles (operator opens, run-ahead workers obey)
+    ---------------------------------------------- async def next_epoch(self) -> int:
         """A number larger than any handed out before for this job."""
         async with self._translated():
             return int(await self._redis.incr(self._prefix + "epoch"))
@@ -155,8 +159,11 @@ class Coordination:
             data = await self._redis.get(self._prefix + "bubble:" + engine)
         return None if data is None else msgspec.msgpack.decode(data, type=Bubble)
 
-    async def claim_sample(self, prompt_key: str, sample: int, policy_version: int, task: str) -> bool:
-        """True for the first task that asks for this sample; a redelivered task gets its own claim again."""
+    async def claim_sample(self, prompt_key: str, sample: int, policy_version: int, task: str) ->
+    bool:
+        """True for the first task that asks for this sample; a redelivered task gets its own claim
+        again.
+        """
         key = f"{self._prefix}claim:{prompt_key}:{sample}:{policy_version}"
         async with self._translated():
             if await self._redis.set(key, task, nx=True, ex=CLAIM_TTL_SECONDS):

@@ -14,8 +14,8 @@
     |   +-- EngineRefused           the request itself is wrong: do not retry
     +-- LeaseLost                   somebody else owns it now: stop acting on it
 
-Messages are made inside from the fields, so tests assert fields and raise sites stay short. All survive
-pickling (Celery and vLLM pickle what crosses their processes).
+Messages are made inside from the fields, so tests assert fields and raise sites stay short. All
+survive pickling (Celery and vLLM pickle what crosses their processes).
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class TreeStoreUnavailable(TreeStoreError):
 
 
 class CoordinationUnavailable(SRTError):
-    """The server that holds phases, leases and the look-ahead window did not answer. Safe to retry."""
+    """The server that holds phases, leases and the look-ahead window did not answer. Safe to
+    retry.
+    """
 
     def __init__(self, *, address: str, reason: str) -> None:
         super().__init__(

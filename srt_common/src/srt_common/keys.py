@@ -1,4 +1,5 @@
-"""What names a prompt everywhere: a keyed digest, so that keys cannot be tested against a dictionary.
+"""What names a prompt everywhere: a keyed digest, so that keys cannot be tested against a
+dictionary.
 
 * Pure: no I/O. The same inputs give the same key on every machine and version.
 * Two jobs share trees only when they share the TreeCache's secret (design 12.5).
@@ -61,5 +62,7 @@ def shard_of(key: PromptKey, num_shards: int) -> int:
 
 
 def engine_id(name: str) -> int:
-    """Stable 32-bit id of an engine: a restarted engine of the same name knows its own tokens again."""
+    """Stable 32-bit id of an engine: a restarted engine of the same name knows its own tokens
+    again.
+    """
     return xxhash.xxh32_intdigest(name.encode())

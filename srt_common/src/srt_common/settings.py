@@ -1,4 +1,5 @@
-"""Base of every process's settings, and the only place (with telemetry.setup) that reads the environment.
+"""Base of every process's settings, and the only place (with telemetry.setup) that reads the
+environment.
 
 * One frozen class per service, prefix ``SRT_<SERVICE>_``; bounds live in the types.
 * A misspelt variable stops the process: pydantic-settings alone accepts it silently.
@@ -30,7 +31,8 @@ class ServiceSettings(BaseSettings):
         """Read and check ``SRT_<SERVICE>_*``.
 
         Raises:
-            ConfigurationError: every fault at once, each naming the variable, the value and what is allowed.
+            ConfigurationError: every fault at once, each naming the variable, the value and what is
+            allowed.
         """
         prefix = str(cls.model_config.get("env_prefix", ""))
         faults = _unknown_names(os.environ, prefix, known=set(cls.model_fields))
@@ -70,3 +72,9 @@ def _faults(error: ValidationError, prefix: str) -> list[str]:
         else:
             faults.append(f"{variable} is {fault['input']!r}: {fault['msg']}")
     return faults
+
+
+def set_environment(values: Mapping[str, str]) -> None:
+    """Give this process and its children environment variables that are not set yet."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)

@@ -58,7 +58,8 @@ def decode_entry(data: bytes) -> list[TreeUpdate]:
         version, body = _VERSION_DECODER.decode(raw)
         if version != SCHEMA_VERSION:
             raise VersionMismatch(
-                channel=CHANNEL, reason=f"schema version {version}; this build reads {SCHEMA_VERSION}"
+                channel=CHANNEL,
+                reason=f"schema version {version}; this build reads {SCHEMA_VERSION}",
             )
         updates = _UPDATES_DECODER.decode(body)
     except msgspec.MsgspecError as error:

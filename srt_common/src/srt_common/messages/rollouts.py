@@ -1,9 +1,11 @@
-"""Requests and answers of a rollout: vLLM's own ``/inference/v1/generate`` shape, typed as far as we use it.
+"""Requests and answers of a rollout: vLLM's own ``/inference/v1/generate`` shape, typed as far as
+we use it.
 
 * n samples of a prompt are n requests (per-request acceptance is reported for n = 1 only).
-* What SRT adds travels in ``sampling_params.extra_args`` under ``srt_*`` keys; a stock vLLM ignores them.
-* The answer's ``token_ids`` and ``logprobs`` are the sampler's own; ``logprobs`` follow the engine's
-  ``--logprobs-mode processed_logprobs``: of the distribution that was sampled from.
+* What SRT adds travels in ``sampling_params.extra_args`` under ``srt_*`` keys; a stock vLLM ignores
+  them.
+* The answer's ``token_ids`` and ``logprobs`` are the sampler's own; ``logprobs`` follow the
+  engine's ``--logprobs-mode processed_logprobs``: of the distribution that was sampled from.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class ExtraArgs(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     srt_policy_version: int = 0
     srt_lane: Lane = "policy"
     srt_num_prompt_tokens: int | None = None
-    """How many leading ``token_ids`` are the prompt of the first turn; None: all. The rest is context."""
+    """How many leading ``token_ids`` are the prompt of the first turn; None: all. The rest is
+    context.
+    """
     traceparent: str | None = None
     """W3C trace context of the client, for the engine's span of this rollout."""
 
@@ -130,9 +134,11 @@ class AbortRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of ``POST /srt/v1/weights``: load safetensors from a folder below the engine's weights root.
+    """Body of ``POST /srt/v1/weights``: load safetensors from a folder below the engine's weights
+    root.
 
-    Order kept by the gateway: pause, load, reset the prefix cache, tell the drafter, resume (design 12.15).
+    Order kept by the gateway: pause, load, reset the prefix cache, tell the drafter, resume (design
+    12.15).
     """
 
     path: str

@@ -1,8 +1,10 @@
 """The update log between rollout engines and the tree cache.
 
-* Every update carries ``(sequence_id, offset)``: replaying, reordering or duplicating it is harmless.
+* Every update carries ``(sequence_id, offset)``: replaying, reordering or duplicating it is
+  harmless.
 * ``prompt_key`` stands in for the prompt; the log never holds prompt text.
-* Variants are told apart by their tag; a new variant or a changed meaning is a new `SCHEMA_VERSION`.
+* Variants are told apart by their tag; a new variant or a changed meaning is a new
+  `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The contract every tree store keeps (suite: tests/contract/test_tree_store.py).
 
-Consistency: a log per shard. Entries of a shard are seen by every reader in one order; an append may appear
-twice (a retried one) and a reader may miss a stretch that was trimmed, which `read` tells it. Merging is
-idempotent, so both only cost speed. Nothing here is on a decode path.
+Consistency: a log per shard. Entries of a shard are seen by every reader in one order; an append
+may appear twice (a retried one) and a reader may miss a stretch that was trimmed, which `read`
+tells it. Merging is idempotent, so both only cost speed. Nothing here is on a decode path.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class ShardBatch(msgspec.Struct, frozen=True):
     num_rejected: int
     """Entries that were no messages of ours; skipped."""
     has_gap: bool
-    """Entries between the given cursor and the first of these were trimmed: load snapshots, then go on."""
+    """Entries between the given cursor and the first of these were trimmed: load snapshots, then go
+    on.
+    """
 
 
 class StoredSnapshot(msgspec.Struct, frozen=True):
@@ -51,7 +53,9 @@ class TreeStore(Protocol):
         ...
 
     async def append(self, updates: Sequence[TreeUpdate]) -> None:
-        """Publish updates, each to the shard of its prompt. A retry may duplicate, never reorder."""
+        """Publish updates, each to the shard of its prompt. A retry may duplicate, never
+        reorder.
+        """
         ...
 
     async def heads(self) -> dict[int, str]:
@@ -63,7 +67,8 @@ class TreeStore(Protocol):
     ) -> list[ShardBatch]:
         """Entries after each shard's cursor; waits up to ``block_seconds`` for the first one.
 
-        Shards without news are left out. Never blocks longer than ``block_seconds`` plus the time limit.
+        Shards without news are left out. Never blocks longer than ``block_seconds`` plus the time
+        limit.
         """
         ...
 
@@ -84,7 +89,9 @@ class TreeStore(Protocol):
         ...
 
     async def trim(self, shard: int, cursor: str) -> None:
-        """Forget entries up to and including ``cursor``; readers behind it are told by ``has_gap``."""
+        """Forget entries up to and including ``cursor``; readers behind it are told by
+        ``has_gap``.
+        """
         ...
 
     async def close(self) -> None:

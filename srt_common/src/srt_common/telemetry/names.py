@@ -1,4 +1,5 @@
-"""Every span, metric and attribute name of the suite, as constants (design 12.7; registry: docs/telemetry).
+"""Every span, metric and attribute name of the suite, as constants (design 12.7; registry:
+docs/telemetry).
 
 OpenTelemetry rules: dots for namespaces, snake_case inside, no ``_total``, units in UCUM.
 """

@@ -1,0 +1,195 @@
+"""Rows that decode, and what to draft for them. Knows no engine: request ids and arrays in, drafts
+out.
+
+Lifecycle of a row: `open` when a request is first scheduled, `step` with what it sampled, `close`
+when it ends. A row's own tokens enter the trees in the step that follows their sampling, so its
+siblings draft from them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srt_common.keys import PromptKey
+from srt_common.tree import Drafts, PromptForest, RowStats
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+_NO_TOKENS: IntArray = np.zeros(0, dtype=np.int32)
+_NO_PROBS: FloatArray = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRequest:
+    """A request as the drafter sees it."""
+
+    request_id: str
+    prompt_key: PromptKey
+    prompt_token_ids: Sequence[int]
+    """[P] the prompt of the first turn."""
+    context_token_ids: Sequence[int]
+    """[C] what follows it already: earlier turns or chunks."""
+    policy_version: int
+    lane: int
+    mode: int
+    max_new_tokens: int
+    stop_token_ids: Sequence[int]
+
+
+@dataclass(slots=True)
+class _Row:
+    handle: int
+    num_known: int
+    """Tokens of the request, prompt included, that the trees have been told."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoftRows:
+    """The policy's top probabilities at sampled positions."""
+
+    offsets: IntArray
+    """[N+1] or [0] when there are none at all."""
+    token_ids: IntArray
+    probs: FloatArray
+
+
+NO_SOFT_ROWS = SoftRows(_NO_TOKENS, _NO_TOKENS, _NO_PROBS)
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """What B requests sampled since their last step, in the order of the engine's batch."""
+
+    request_ids: Sequence[str]
+    new_tokens: Sequence[IntArray]
+    """B arrays; may be empty."""
+    num_verified: IntArray
+    """[B] verified positions of the row's last draft."""
+    overlap: FloatArray
+    """[sum(num_verified)] or [0]: sum(min(p, q)); NaN after the first refused position."""
+    soft: SoftRows = field(default=NO_SOFT_ROWS)
+
+
+def fixed_cap(num_rows: int, *, max_draft_tokens: int, max_step_draft_tokens: int) -> int:
+    """Draft tokens each of ``num_rows`` requests may have in one step: an even share, longest draft
+    at most.
+    """
+    if num_rows == 0:
+        return 0
+    return min(max_draft_tokens, max_step_draft_tokens // num_rows)
+
+
+class Drafter:
+    """All rows of one engine. Calls come from the engine's thread; the forest is shared with the
+    sync thread.
+    """
+
+    def __init__(
+        self,
+        forest: PromptForest,
+        *,
+        max_draft_tokens: int,
+        max_step_draft_tokens: int,
+        min_survival: float,
+    ) -> None:
+        self.forest = forest
+        self._max_draft_tokens = max_draft_tokens
+        self._max_step_draft_tokens = max_step_draft_tokens
+        self._min_survival = min_survival
+        self._rows: dict[str, _Row] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._rows
+
+    def open(self, request: RowRequest) -> None:
+        """Start a row under a fresh sequence id, so that a retried request never meets its earlier
+        attempt.
+        """
+        handle = self.forest.open_row(
+            request.prompt_key,
+            np.asarray(request.prompt_token_ids, dtype=np.int32),
+            np.asarray(request.context_token_ids, dtype=np.int32),
+            sequence_id=secrets.randbits(64),
+            policy_version=request.policy_version,
+            lane=request.lane,
+            mode=request.mode,
+            max_new_tokens=request.max_new_tokens,
+            stop_token_ids=np.asarray(request.stop_token_ids, dtype=np.int32),
+        )
+        num_known = len(request.prompt_token_ids) + len(request.context_token_ids)
+        self._rows[request.request_id] = _Row(handle, num_known)
+
+    def num_known(self, request_id: str) -> int:
+        """Tokens of a request, prompt included, that have been passed to `step` so far."""
+        return self._rows[request_id].num_known
+
+    def close(self, request_id: str) -> RowStats:
+        """End a row; its tokens stay in the trees. ``KeyError`` for an unknown request."""
+        return self.forest.close_row(self._rows.pop(request_id).handle)
+
+    def step(self, batch: StepBatch) -> Drafts:
+        """Learn from what was sampled and draft what comes next: one native call."""
+        rows = [self._rows[request_id] for request_id in batch.request_ids]
+        lengths = np.fromiter((len(new) for new in batch.new_tokens), np.int32, len(rows))
+        offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        cap = fixed_cap(
+            len(rows),
+            max_draft_tokens=self._max_draft_tokens,
+            max_step_draft_tokens=self._max_step_draft_tokens,
+        )
+        drafts = self.forest.step(
+            np.fromiter((row.handle for row in rows), np.uint64, len(rows)),
+            offsets,
+            np.concatenate(batch.new_tokens) if rows else _NO_TOKENS,
+            batch.num_verified,
+            batch.overlap,
+            batch.soft.offsets,
+            batch.soft.token_ids,
+            batch.soft.probs,
+            np.full(len(rows), cap, dtype=np.int32),
+            self._min_survival,
+        )
+        for row, length in zip(rows, lengths.tolist(), strict=True):
+            row.num_known += length
+        return drafts
+
+
+class DraftBook:
+    """The drafts of the last step by request, until they come back for verification."""
+
+    def __init__(self, request_ids: Sequence[str], drafts: Drafts | None) -> None:
+        self._drafts = drafts
+        self._bounds: Mapping[str, tuple[int, int]] = {}
+        if drafts is not None:
+            ends = drafts.offsets.tolist()
+            self._bounds = {
+                request_id: (start, end)
+                for request_id, start, end in zip(request_ids, ends, ends[1:], strict=True)
+                if end > start
+            }
+
+    def find(self, request_id: str, scheduled: Sequence[int]) -> slice | None:
+        """Positions whose drafts are exactly ``scheduled`` (maybe cut short), or None when they are
+        not ours.
+        """
+        if self._drafts is None or request_id not in self._bounds:
+            return None
+        start, end = self._bounds[request_id]
+        end = min(end, start + len(scheduled))
+        if end - start < len(scheduled):
+            return None
+        if self._drafts.token_ids[start:end].tolist() != list(scheduled):
+            return None
+        return slice(start, end)
+
+    def distributions(self, at: slice) -> tuple[IntArray, FloatArray]:
+        """Support [n, 8] and probabilities [n, 8] of drafts found by `find`."""
+        assert self._drafts is not None
+        return self._drafts.q_token_ids[at], self._drafts.q_probs[at]

@@ -1,0 +1,254 @@
+"""Shares one engine's trees: a thread with its own event loop and its own connection.
+
+* Publishes what this engine's rollouts sampled every few milliseconds; applies other engines'
+  updates in slices, so that no decoding step waits longer than a slice.
+* Decoding never waits for this thread. When the store is away, updates wait in the forest's bounded
+  outbox and the engine drafts from what it has.
+* A restarted engine is warm again: it loads the snapshots of every shard, then follows the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from srt_common.errors import TreeError, TreeStoreUnavailable
+from srt_common.keys import PromptKey
+from srt_common.messages.tree_updates import (
+    PromptRemoved,
+    TokensAppended,
+    TokensUsed,
+    TreeUpdate,
+)
+from srt_common.store.base import START, ShardBatch, TreeStore
+from srt_common.store.redis_log import RedisLogStore
+from srt_common.telemetry import names
+from srt_common.tree import PromptForest, Update
+
+_LOG = logging.getLogger(__name__)
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+DRAIN_TOKENS = 32_768
+"""Most own tokens published at once."""
+BLOCK_SECONDS = 1.0
+RETRY_SECONDS = 0.5
+STOP_SECONDS = 2.0
+
+
+class SyncSettings(Protocol):
+    """What sharing needs to know; `DrafterSettings` has it."""
+
+    @property
+    def cache_url(self) -> str | None: ...
+    @property
+    def cache_id(self) -> str: ...
+    @property
+    def num_shards(self) -> int: ...
+    @property
+    def flush_interval_seconds(self) -> float: ...
+    @property
+    def apply_slice_tokens(self) -> int: ...
+
+
+class TreeSync:
+    """Between a forest and a tree store. `start` and `stop` are for the engine's thread."""
+
+    def __init__(
+        self,
+        forest: PromptForest,
+        make_store: Callable[[], TreeStore],
+        *,
+        flush_interval_seconds: float,
+        apply_slice_tokens: int,
+    ) -> None:
+        self._forest = forest
+        self._make_store = make_store
+        self._flush_interval_seconds = flush_interval_seconds
+        self._apply_slice_tokens = apply_slice_tokens
+        self._tracer = trace.get_tracer("srt_rollout.tree_sync")
+        self._thread = threading.Thread(target=self._run, name="srt-tree-sync", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._counts = {"published": 0, "applied": 0, "rejected": 0, "unavailable": 0, "gaps": 0}
+        self._lag_seconds = 0.0
+        self._is_warm = False
+
+    @classmethod
+    def of(cls, forest: PromptForest, settings: SyncSettings) -> Self:
+        """Share through the Redis log that the settings name."""
+
+        def make_store() -> TreeStore:
+            assert settings.cache_url is not None
+            return RedisLogStore.from_url(
+                settings.cache_url, cache=settings.cache_id, num_shards=settings.num_shards
+            )
+
+        return cls(
+            forest,
+            make_store,
+            flush_interval_seconds=settings.flush_interval_seconds,
+            apply_slice_tokens=settings.apply_slice_tokens,
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Publish what is left, then end the thread; gives up after `STOP_SECONDS`."""
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(STOP_SECONDS)
+
+    def want(self, prompt_key: PromptKey, traceparent: str | None) -> None:
+        """Fetch the snapshot of a prompt this engine holds nothing of, without waiting for it."""
+        if self._loop is None or self._forest.has_prompt(prompt_key):
+            return
+        asyncio.run_coroutine_threadsafe(self._fetch(prompt_key, traceparent), self._loop)
+
+    def stats(self) -> dict[str, int | float | bool]:
+        """Tokens published, updates applied and rejected, failures, lag of the newest entry
+        read.
+        """
+        return {**self._counts, "lag_seconds": self._lag_seconds, "is_warm": self._is_warm}
+
+    # -- in the thread
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._store = self._make_store()
+        publishing = asyncio.create_task(self._publish())
+        following = asyncio.create_task(self._follow())
+        await self._stopping.wait()
+        following.cancel()
+        await asyncio.gather(publishing, following, return_exceptions=True)
+        await self._store.close()
+
+    async def _publish(self) -> None:
+        """Send what rows appended, in order; a batch that could not be sent is sent again."""
+        pending: list[TreeUpdate] = []
+        while True:
+            is_last = self._stopping.is_set()
+            pending = pending or self._drain()
+            if pending and not await self._append(pending):
+                if is_last:
+                    return
+                await self._pause(RETRY_SECONDS)
+                continue
+            pending = []
+            if is_last:
+                return
+            await self._pause(self._flush_interval_seconds)
+
+    async def _append(self, updates: Sequence[TreeUpdate]) -> bool:
+        try:
+            await self._store.append(updates)
+        except TreeStoreUnavailable:
+            self._counts["unavailable"] += 1
+            return False
+        appended = (u for u in updates if isinstance(u, TokensAppended))
+        self._counts["published"] += sum(len(update.tokens) // 3 for update in appended)
+        return True
+
+    def _drain(self) -> list[TreeUpdate]:
+        updates: list[TreeUpdate] = [
+            TokensAppended(*update) for update in self._forest.drain(DRAIN_TOKENS)
+        ]
+        updates += [
+            TokensUsed(key, sequence_id, offsets.tolist())
+            for key, sequence_id, offsets in self._forest.drain_used()
+        ]
+        return updates
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until `stop` is called."""
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _follow(self) -> None:
+        """Load every snapshot, then apply the log for ever."""
+        cursors = dict.fromkeys(range(self._store.num_shards), START)
+        stale = set(cursors)
+        while True:
+            try:
+                for shard in sorted(stale):
+                    await self._load_shard(shard)
+                    stale.discard(shard)
+                self._is_warm = True
+                batches = await self._store.read(cursors, block_seconds=BLOCK_SECONDS)
+            except TreeStoreUnavailable:
+                self._counts["unavailable"] += 1
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            for batch in batches:
+                cursors[batch.shard] = batch.cursor
+                if batch.has_gap:
+                    self._counts["gaps"] += 1
+                    stale.add(batch.shard)
+                await self._apply(batch)
+
+    async def _load_shard(self, shard: int) -> None:
+        for key in await self._store.snapshot_keys(shard):
+            snapshot = await self._store.snapshot(key)
+            if snapshot is not None:
+                self._load(snapshot.image)
+            await asyncio.sleep(0)
+
+    async def _apply(self, batch: ShardBatch) -> None:
+        """Apply a batch in slices, letting the publisher and the decoding steps in between them."""
+        self._counts["rejected"] += batch.num_rejected
+        self._lag_seconds = max(0.0, time.time() - int(batch.cursor.split("-")[0]) / 1000)
+        appended: list[Update] = []
+        for update in batch.updates:
+            if isinstance(update, TokensAppended):
+                appended.append(
+                    (
+                        update.prompt_key,
+                        update.sequence_id,
+                        update.offset,
+                        update.policy_version,
+                        update.lane,
+                        update.engine_id,
+                        update.flags,
+                        update.tokens,
+                        update.soft,
+                    )
+                )
+            elif isinstance(update, PromptRemoved):
+                self._forest.remove_prompt(PromptKey(update.prompt_key))
+        while appended:
+            taken = self._forest.apply(appended, self._apply_slice_tokens)
+            self._counts["applied"] += taken
+            appended = appended[taken:]
+            await asyncio.sleep(0)
+
+    async def _fetch(self, prompt_key: PromptKey, traceparent: str | None) -> None:
+        context = _PROPAGATOR.extract({"traceparent": traceparent} if traceparent else {})
+        with self._tracer.start_as_current_span(names.SPAN_TREE_SNAPSHOT, context=context) as span:
+            span.set_attribute(names.ATTR_PROMPT_KEY, prompt_key.hex())
+            try:
+                snapshot = await self._store.snapshot(prompt_key)
+            except TreeStoreUnavailable:
+                self._counts["unavailable"] += 1
+                span.set_attribute(names.ATTR_CACHE_RESULT, "unavailable")
+                return
+            span.set_attribute(names.ATTR_CACHE_RESULT, "miss" if snapshot is None else "hit")
+            if snapshot is not None:
+                self._load(snapshot.image)
+
+    def _load(self, image: bytes) -> None:
+        try:
+            self._forest.load_snapshot(image)
+        except TreeError as error:
+            self._counts["rejected"] += 1
+            _LOG.warning("snapshot refused: %s", error)

@@ -1,0 +1,185 @@
+"""The one place that attaches to vLLM's internals, after checking that they are what we know.
+
+vLLM itself is not changed: no file is edited and nothing is swapped when modules are imported. When
+a worker has loaded its model, `attach` gives that engine one instance override, one forward hook
+and two wrapped functions. An unknown version or signature stops the engine with a sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import vllm
+from torch import Tensor
+from vllm.v1.sample import rejection_sampler
+from vllm.v1.sample.metadata import SamplingMetadata
+
+from srt_common.errors import ConfigurationError
+from srt_rollout.vllm_plugin.sampler import (
+    SparseDraft,
+    Verification,
+    expand_batch_to_tokens,
+    verify_drafts,
+)
+
+OLDEST_SUPPORTED = (0, 27)
+NEWEST_SUPPORTED = (0, 32)
+"""Minor versions of vLLM the drafter runs on; the gateway and the trainer need 0.32."""
+
+REJECTION_SAMPLE_PARAMETERS = (
+    "draft_token_ids",
+    "num_draft_tokens",
+    "max_spec_len",
+    "cu_num_draft_tokens",
+    "draft_probs",
+    "target_logits",
+    "bonus_token_ids",
+    "sampling_metadata",
+)
+EXPAND_PARAMETERS = ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to")
+
+
+class VerificationListener(Protocol):
+    """Who supplies a step's draft distributions and learns from their verification."""
+
+    def draft_distributions(self, num_draft_tokens: list[int]) -> SparseDraft:
+        """Distributions of the drafts about to be verified, in the order of the batch."""
+        ...
+
+    def on_bonus(self, logits: Tensor, sampling: SamplingMetadata) -> None:
+        """Logits [B, V] after each draft, as the engine's sampler returns them."""
+        ...
+
+    def on_verified(self, verification: Verification) -> None:
+        """What became of the drafts of the running step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _DraftInFlight:
+    """What vLLM's rejection sampler carries, untouched, from our override to our wrapped
+    function.
+    """
+
+    draft: SparseDraft
+    listener: VerificationListener
+
+
+def check_version() -> None:
+    """Refuse a vLLM that this plug-in was not run with.
+
+    Raises:
+        ConfigurationError: one sentence with the version found and the supported ones.
+    """
+    found = tuple(int(part) for part in vllm.__version__.split(".")[:2])
+    if not OLDEST_SUPPORTED <= found <= NEWEST_SUPPORTED:
+        raise ConfigurationError(
+            faults=[
+                f"vllm is {vllm.__version__}; the SRT drafter supports "
+                f"{_dotted(OLDEST_SUPPORTED)} to {_dotted(NEWEST_SUPPORTED)}"
+            ]
+        )
+
+
+def attach(runner: Any, listener: VerificationListener) -> None:
+    """Let ``listener`` take part in every verification of this engine.
+
+    Raises:
+        ConfigurationError: vLLM's version or one of the signatures relied on is not known.
+    """
+    check_version()
+    _check_signature(rejection_sampler.rejection_sample, REJECTION_SAMPLE_PARAMETERS)
+    _check_signature(rejection_sampler.expand_batch_to_tokens, EXPAND_PARAMETERS)
+    _check_engine(runner)
+
+    def draft_probs(metadata: Any) -> _DraftInFlight:
+        return _DraftInFlight(listener.draft_distributions(metadata.num_draft_tokens), listener)
+
+    def on_sampled(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if kwargs.get("predict_bonus_token"):
+            listener.on_bonus(output.logprobs_tensors.logprobs, kwargs["sampling_metadata"])
+
+    runner._get_spec_decode_draft_probs = draft_probs
+    runner.rejection_sampler.sampler.register_forward_hook(on_sampled, with_kwargs=True)
+    _wrap_rejection_sample()
+    if torch.device(runner.device).type == "cpu":
+        rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+
+
+def _wrap_rejection_sample() -> None:
+    """Send sparse drafts to our sampler, everything else on to vLLM's. Idempotent."""
+    stock = rejection_sampler.rejection_sample
+    if hasattr(stock, "__wrapped__"):
+        return
+
+    @functools.wraps(stock)
+    def rejection_sample(
+        draft_token_ids: Tensor,
+        num_draft_tokens: list[int],
+        max_spec_len: int,
+        cu_num_draft_tokens: Tensor,
+        draft_probs: Tensor | _DraftInFlight | None,
+        *rest: Any,
+        **options: Any,
+    ) -> Tensor:
+        if not isinstance(draft_probs, _DraftInFlight):
+            return stock(
+                draft_token_ids,
+                num_draft_tokens,
+                max_spec_len,
+                cu_num_draft_tokens,
+                draft_probs,
+                *rest,
+                **options,
+            )
+        target_logits, bonus_token_ids, sampling = rest[:3]
+        if len(draft_token_ids) == 0:
+            return bonus_token_ids.view(-1, 1).to(torch.int32)
+        verification = verify_drafts(
+            draft_token_ids,
+            num_draft_tokens,
+            draft_probs.draft,
+            target_logits,
+            bonus_token_ids,
+            sampling,
+        )
+        draft_probs.listener.on_verified(verification)
+        return verification.output_token_ids
+
+    rejection_sampler.rejection_sample = rejection_sample
+
+
+def _check_signature(function: Callable[..., Any], expected: tuple[str, ...]) -> None:
+    found = tuple(inspect.signature(inspect.unwrap(function)).parameters)[: len(expected)]
+    if found != expected:
+        raise ConfigurationError(
+            faults=[
+                f"vllm {vllm.__version__}: {function.__name__} takes ({', '.join(found)}); "
+                f"the SRT drafter knows ({', '.join(expected)}), as in vllm "
+                f"{_dotted(OLDEST_SUPPORTED)} to {_dotted(NEWEST_SUPPORTED)}"
+            ]
+        )
+
+
+def _check_engine(runner: Any) -> None:
+    """Refuse settings under which our verification would not be the one that runs."""
+    faults = []
+    method = getattr(runner.speculative_config, "rejection_sample_method", None)
+    if method not in (None, "strict", "standard", "probabilistic"):
+        faults.append(
+            f"rejection_sample_method is {method!r}; allowed with the SRT drafter is the default"
+        )
+    if runner.vllm_config.parallel_config.pipeline_parallel_size > 1:
+        size = runner.vllm_config.parallel_config.pipeline_parallel_size
+        faults.append(f"pipeline_parallel_size is {size}; allowed with the SRT drafter is 1")
+    if faults:
+        raise ConfigurationError(faults=faults)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(str(part) for part in version)

@@ -1,0 +1,266 @@
+"""The class vLLM asks for drafts (``--speculative-config`` method ``custom_class``).
+
+One engine step as this class sees it:
+
+    on_schedule -> draft_distributions -> on_bonus -> on_verified -> propose
+    (requests come  (q of the drafts     (p after     (which were     (learn, append to the trees,
+     and go)         now verified)        each draft)  accepted)       draft the next ones)
+
+* vLLM does not call `propose` in every step, so rows are brought up to date from its token buffer.
+* `propose` is the single place where trouble with the trees turns into "no draft"; it is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from srt_common import keys
+from srt_common.errors import TreeError
+from srt_common.messages.rollouts import ExtraArgs
+from srt_common.messages.tree_updates import LANE_POLICY, LANE_RUN_AHEAD
+from srt_common.telemetry.setup import configure
+from srt_common.tree import MODE_OFF, MODE_POINT_MASS, MODE_SAMPLED, PromptForest
+from srt_rollout.drafter import DraftBook, Drafter, RowRequest, StepBatch
+from srt_rollout.tree_sync import TreeSync
+from srt_rollout.vllm_plugin import compat
+from srt_rollout.vllm_plugin.prompt_keys import PromptKeys
+from srt_rollout.vllm_plugin.rollout_telemetry import RolloutTelemetry
+from srt_rollout.vllm_plugin.sampler import SparseDraft, Verification
+from srt_rollout.vllm_plugin.settings import DrafterSettings
+from srt_rollout.vllm_plugin.step_record import MAX_SOFT_TARGETS, StepRecord
+
+_LOG = logging.getLogger(__name__)
+_MODES = {"sampled": MODE_SAMPLED, "point_mass": MODE_POINT_MASS, "off": MODE_OFF}
+_LANES = {"policy": LANE_POLICY, "run_ahead": LANE_RUN_AHEAD}
+
+
+class TreeDrafter:
+    """Drafts from trees of earlier rollouts. One per worker; only the first tensor-parallel rank
+    keeps trees.
+    """
+
+    def __init__(self, vllm_config: Any) -> None:
+        settings = DrafterSettings.from_environment()
+        self._config = vllm_config
+        self._policy_version = 0
+        self._keys = PromptKeys.of(settings, Path(vllm_config.model_config.tokenizer))
+        self._sync: TreeSync | None = None
+        self.configure(settings)
+
+    def configure(self, settings: DrafterSettings) -> None:
+        """Start with empty trees under these settings; no request may be running."""
+        self._settings = settings
+        self._mode = _MODES[settings.mode]
+        if _tensor_parallel_size(self._config) > 1:
+            self._mode = min(self._mode, MODE_POINT_MASS)
+        self.forest = PromptForest(
+            engine_id=keys.engine_id(settings.engine_name),
+            max_bytes=settings.max_tree_bytes,
+            seed=settings.seed,
+            soft_targets=settings.soft_targets,
+            max_recent_positions=settings.max_recent_positions,
+        )
+        self._drafter = Drafter(
+            self.forest,
+            max_draft_tokens=self._config.speculative_config.num_speculative_tokens,
+            max_step_draft_tokens=settings.max_step_draft_tokens,
+            min_survival=settings.min_survival,
+        )
+        self._book = DraftBook((), None)
+        self._record = StepRecord()
+        self._scheduled: dict[str, list[int]] = {}
+
+    # -- called by vLLM and by SRTWorker
+    def load_model(self, *_args: Any, **_options: Any) -> None:
+        """There is no draft model; vLLM's CPU runner calls this all the same."""
+
+    def bind(self, runner: Any) -> None:
+        """Take part in the engine whose model has just been loaded, and start sharing trees."""
+        compat.attach(runner, self)
+        configure("srt-engine", instance=self._settings.engine_name)
+        self._runner = runner
+        self._is_processed = runner.rejection_sampler.is_processed_logprobs_mode
+        self._is_lead = torch.distributed.get_rank() % _tensor_parallel_size(self._config) == 0
+        self._telemetry = RolloutTelemetry(self._settings.engine_name)
+        if self._is_lead and self._settings.cache_url is not None:
+            self._sync = TreeSync.of(self.forest, self._settings)
+            self._sync.start()
+
+    def shutdown(self) -> None:
+        """Publish what is left and stop sharing. Idempotent."""
+        if self._sync is not None:
+            self._sync.stop()
+            self._sync = None
+
+    def prompt_key(self, token_ids: Sequence[int]) -> keys.PromptKey:
+        """The key under which this engine keeps a prompt's rollouts."""
+        return self._keys.key(token_ids, None)
+
+    def set_policy_version(self, policy_version: int) -> None:
+        """From now on tokens are sampled by these weights."""
+        self._policy_version = policy_version
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of trees, drafts and sharing, as plain values."""
+        sync = {} if self._sync is None else self._sync.stats()
+        return {
+            "engine": self._settings.engine_name,
+            "policy_version": self._policy_version,
+            "trees": self.forest.stats().as_dict(),
+            "sync": sync,
+        }
+
+    def on_schedule(self, scheduler_output: Any) -> None:
+        """Before the runner acts on a schedule: open what is new, close what has ended."""
+        self._record = StepRecord()
+        self._scheduled = scheduler_output.scheduled_spec_decode_tokens
+        if not self._is_lead:
+            return
+        for request_id in scheduler_output.finished_req_ids:
+            if request_id in self._drafter:
+                stats = self._drafter.close(request_id)
+                self._telemetry.closed(request_id, stats, self.forest.memory_bytes())
+        for new in scheduler_output.scheduled_new_reqs:
+            if new.sampling_params is not None and new.req_id not in self._drafter:
+                self._open(new)
+
+    def propose(
+        self,
+        sampled_token_ids: list[list[int]],
+        num_tokens_no_spec: NDArray[np.int32],
+        token_ids_cpu: NDArray[np.int32],
+        slot_mappings: Any = None,  # noqa: ARG002 -- part of vLLM's call
+    ) -> list[list[int]]:
+        """Drafts for the next step, one list per row of the batch; ``[]`` decodes normally."""
+        request_ids: list[str] = self._runner.input_batch.req_ids
+        rows = [
+            row
+            for row, sampled in enumerate(sampled_token_ids)
+            if sampled and request_ids[row] in self._drafter
+        ]
+        proposed: list[list[int]] = [[] for _ in sampled_token_ids]
+        self._book = DraftBook((), None)
+        if not rows:
+            return proposed
+        batch = self._batch(rows, sampled_token_ids, num_tokens_no_spec, token_ids_cpu)
+        try:
+            drafts = self._drafter.step(batch)
+        except TreeError as error:
+            self._telemetry.skipped(error)
+            return proposed
+        self._book = DraftBook(batch.request_ids, drafts)
+        tokens, ends = drafts.token_ids.tolist(), drafts.offsets.tolist()
+        for row, start, end in zip(rows, ends, ends[1:], strict=True):
+            proposed[row] = tokens[start:end]
+        return proposed
+
+    # -- compat.VerificationListener
+    def draft_distributions(self, num_draft_tokens: list[int]) -> SparseDraft:
+        """Q of the drafts about to be verified; a draft that is not ours counts as a point mass,
+        which is exact.
+        """
+        num_total = sum(num_draft_tokens)
+        ids = np.zeros((num_total, MAX_SOFT_TARGETS), dtype=np.int64)
+        probs = np.zeros((num_total, MAX_SOFT_TARGETS), dtype=np.float32)
+        self._record.num_draft_tokens = num_draft_tokens
+        end = 0
+        request_ids = self._runner.input_batch.req_ids
+        for request_id, count in zip(request_ids, num_draft_tokens, strict=False):
+            start, end = end, end + count
+            scheduled = self._scheduled.get(request_id, ())
+            found = self._book.find(request_id, scheduled) if count else None
+            is_ours = found is not None and count == len(scheduled)
+            self._record.is_ours.append(is_ours)
+            if is_ours and found is not None:
+                ids[start:end], probs[start:end] = self._book.distributions(found)
+            elif count:
+                drafted = np.asarray(scheduled[:count], dtype=np.int64)
+                ids[start:end, 0] = np.maximum(drafted, 0)
+                probs[start:end, 0] = drafted >= 0
+        device = self._runner.device
+        return SparseDraft(torch.from_numpy(ids).to(device), torch.from_numpy(probs).to(device))
+
+    def on_bonus(self, logits: Tensor, sampling: Any) -> None:
+        self._record.on_bonus(logits, sampling)
+
+    def on_verified(self, verification: Verification) -> None:
+        self._record.verification = verification
+
+    # -- inside
+    def _open(self, new: Any) -> None:
+        params = new.sampling_params
+        extra = _extra_args(params.extra_args)
+        num_prompt = extra.srt_num_prompt_tokens or len(new.prompt_token_ids)
+        prompt = new.prompt_token_ids[:num_prompt]
+        prompt_key = self._keys.key(prompt, extra.srt_prompt_id)
+        stops = set(params.stop_token_ids or ())
+        if params.eos_token_id is not None:
+            stops.add(params.eos_token_id)
+        is_sampled = params.structured_outputs is None and params.temperature > 0
+        mode = self._mode if is_sampled else min(self._mode, MODE_POINT_MASS)
+        request = RowRequest(
+            request_id=new.req_id,
+            prompt_key=prompt_key,
+            prompt_token_ids=prompt,
+            context_token_ids=new.prompt_token_ids[num_prompt:],
+            policy_version=self._policy_version,
+            lane=_LANES[extra.srt_lane],
+            mode=mode,
+            max_new_tokens=params.max_tokens or 0,
+            stop_token_ids=sorted(stops),
+        )
+        self._drafter.open(request)
+        self._telemetry.opened(new.req_id, extra, prompt_key, len(prompt))
+        if self._sync is not None:
+            self._sync.want(prompt_key, extra.traceparent)
+
+    def _batch(
+        self,
+        rows: Sequence[int],
+        sampled_token_ids: list[list[int]],
+        num_tokens_no_spec: NDArray[np.int32],
+        token_ids_cpu: NDArray[np.int32],
+    ) -> StepBatch:
+        """What the rows sampled since the trees last heard of them."""
+        request_ids = [self._runner.input_batch.req_ids[row] for row in rows]
+        ends = num_tokens_no_spec[list(rows)].tolist()
+        new_tokens = [
+            token_ids_cpu[row, self._drafter.num_known(request_id) : end].astype(np.int32)
+            for row, request_id, end in zip(rows, request_ids, ends, strict=True)
+        ]
+        emitted = [len(sampled_token_ids[row]) for row in rows]
+        batch = StepBatch(
+            request_ids=request_ids,
+            new_tokens=new_tokens,
+            num_verified=self._record.num_verified(rows),
+            overlap=self._record.overlap(rows, emitted),
+        )
+        has_missed_steps = any(len(new) != n for new, n in zip(new_tokens, emitted, strict=True))
+        if has_missed_steps or not self._settings.soft_targets:
+            return batch
+        soft = self._record.soft_rows(rows, emitted, is_processed=self._is_processed)
+        return StepBatch(
+            batch.request_ids, batch.new_tokens, batch.num_verified, batch.overlap, soft
+        )
+
+
+def _tensor_parallel_size(config: Any) -> int:
+    return int(config.parallel_config.tensor_parallel_size)
+
+
+def _extra_args(values: dict[str, Any] | None) -> ExtraArgs:
+    """The ``srt_*`` keys of a request; what cannot be read is as if it had not been sent."""
+    try:
+        return msgspec.convert(values or {}, ExtraArgs)
+    except msgspec.ValidationError as error:
+        _LOG.warning("extra_args ignored: %s", error)
+        return ExtraArgs()
