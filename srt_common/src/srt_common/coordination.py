@@ -1,12 +1,11 @@
-"""Small shared facts of a job on a Redis-protocol server: phases, look-ahead window, bubbles,
-leases.
+"""Small shared facts of a job on a Redis-protocol server: phases, window, bubbles, leases.
 
 * Every key of a job sits under ``srt:{<job>:ctl}:``, so they share one slot; shard leases sit
   beside their shard.
 * What must not outlive its holder has a time to live: bubbles (3 s), leases (10 s), claims,
   prompts.
-* Prompts lie here under their ``prompt_key``; tasks and spans carry keys, never tokens (design
-  12.14).
+* Prompts lie here under their ``prompt_key``; tasks and spans carry keys, never tokens
+  (design 12.14).
 * Every method raises `CoordinationUnavailable` when the server does not answer in time.
 """
 
@@ -87,7 +86,8 @@ class Coordination:
     @classmethod
     def from_url(cls, url: str, *, job: str, timeout_seconds: float = 2.0) -> Self:
         """Connect lazily to ``redis[s]://`` or ``unix://``."""
-        return cls(connect(url, timeout_seconds=timeout_seconds), job=job, address=url.split("@")[-1])
+        redis = connect(url, timeout_seconds=timeout_seconds)
+        return cls(redis, job=job, address=url.rsplit("@", maxsplit=1)[-1])
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
@@ -134,7 +134,7 @@ class Coordination:
         return None if data is None else np.frombuffer(data, dtype="<i4").tolist()
 
     # -- bubbles (operator opens, run-ahead workers obey)
-    ---------------------------------------------- async def next_epoch(self) -> int:
+    async def next_epoch(self) -> int:
         """A number larger than any handed out before for this job."""
         async with self._translated():
             return int(await self._redis.incr(self._prefix + "epoch"))
@@ -159,11 +159,10 @@ class Coordination:
             data = await self._redis.get(self._prefix + "bubble:" + engine)
         return None if data is None else msgspec.msgpack.decode(data, type=Bubble)
 
-    async def claim_sample(self, prompt_key: str, sample: int, policy_version: int, task: str) ->
-    bool:
-        """True for the first task that asks for this sample; a redelivered task gets its own claim
-        again.
-        """
+    async def claim_sample(
+        self, prompt_key: str, sample: int, policy_version: int, task: str
+    ) -> bool:
+        """True for the first task that asks for this sample, and for the same task redelivered."""
         key = f"{self._prefix}claim:{prompt_key}:{sample}:{policy_version}"
         async with self._translated():
             if await self._redis.set(key, task, nx=True, ex=CLAIM_TTL_SECONDS):
