@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, cast
 
 import msgspec
 import numpy as np
@@ -106,7 +106,7 @@ class Coordination:
         """The last report, however old: judge its age by ``reported_at_unix``."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "phase")
-        return None if data is None else msgspec.msgpack.decode(data, type=PhaseReport)
+        return None if data is None else msgspec.msgpack.decode(cast(bytes, data), type=PhaseReport)
 
     async def publish_window(
         self, prompts: Sequence[WindowPrompt], token_ids: Sequence[Sequence[int]]
@@ -125,13 +125,17 @@ class Coordination:
         """Prompts of the steps to come, nearest step first."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "window")
-        return [] if data is None else msgspec.msgpack.decode(data, type=list[WindowPrompt])
+        return (
+            []
+            if data is None
+            else msgspec.msgpack.decode(cast(bytes, data), type=list[WindowPrompt])
+        )
 
     async def prompt_tokens(self, prompt_key: PromptKey) -> list[int] | None:
         """Text [P] of a window prompt, or None once it has expired."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "prompt:" + prompt_key.hex())
-        return None if data is None else np.frombuffer(data, dtype="<i4").tolist()
+        return None if data is None else np.frombuffer(cast(bytes, data), dtype="<i4").tolist()
 
     # -- bubbles (operator opens, run-ahead workers obey)
     async def next_epoch(self) -> int:
@@ -157,7 +161,7 @@ class Coordination:
         """The open bubble of an engine, or None."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "bubble:" + engine)
-        return None if data is None else msgspec.msgpack.decode(data, type=Bubble)
+        return None if data is None else msgspec.msgpack.decode(cast(bytes, data), type=Bubble)
 
     async def claim_sample(
         self, prompt_key: str, sample: int, policy_version: int, task: str
@@ -181,7 +185,8 @@ class Coordination:
     async def dead_letters(self) -> list[bytes]:
         """Newest first."""
         async with self._translated():
-            return list(await self._redis.lrange(self._prefix + "dead_letters", 0, -1))
+            letters = await self._redis.lrange(self._prefix + "dead_letters", 0, -1)
+        return cast(list[bytes], letters)
 
     async def forget_job(self) -> None:
         """Delete every key of the job that has no time to live."""

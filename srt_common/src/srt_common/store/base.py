@@ -59,7 +59,15 @@ class TreeStore(Protocol):
         ...
 
     async def heads(self) -> dict[int, str]:
-        """Newest cursor of every shard."""
+        """Newest cursor of every shard; START where nothing was ever appended."""
+        ...
+
+    async def floors(self) -> dict[int, str]:
+        """Newest trimmed cursor of every shard; START where nothing was trimmed.
+
+        Snapshots read after this call hold everything up to it: a reader that loads them all may
+        start here.
+        """
         ...
 
     async def read(
@@ -67,17 +75,22 @@ class TreeStore(Protocol):
     ) -> list[ShardBatch]:
         """Entries after each shard's cursor; waits up to ``block_seconds`` for the first one.
 
-        Shards without news are left out. Never blocks longer than ``block_seconds`` plus the time
-        limit.
+        At most ``max_entries`` a shard. Shards without news are left out. A log that was wiped is a
+        gap too, and is read again from its start. Never blocks longer than ``block_seconds`` plus
+        the time limit.
         """
         ...
 
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot."""
+        """Replace a prompt's snapshot.
+
+        Raises:
+            MessageTooLarge: an image beyond `srt_common.store.snapshots.MAX_SNAPSHOT_BYTES`.
+        """
         ...
 
     async def snapshot(self, prompt_key: PromptKey) -> StoredSnapshot | None:
-        """Newest compacted tree of a prompt, or None."""
+        """Newest compacted tree of a prompt; None when there is none or it cannot be read."""
         ...
 
     async def snapshot_keys(self, shard: int) -> list[PromptKey]:
