@@ -66,6 +66,8 @@ def enumerate_cells(next_probs: NextProbs, *, length: int, num_sequences: int) -
     probs: dict[Path, float] = {}
     prefixes: set[Path] = set()
     for depth in range(length):
+        if not frontier:
+            break
         children: dict[Path, float] = {}
         rows = next_probs(list(frontier))
         for (prefix, prob), row in zip(frontier.items(), rows, strict=True):
@@ -102,12 +104,12 @@ def chi_square(cells: Cells, sequences: Iterable[Sequence[int]]) -> TestResult:
     total = sum(counts.values())
     expected = np.array([prob * total for prob in cells.probs.values()])
     observed = np.array([counts[cell] for cell in cells.probs], dtype=np.float64)
-    statistic = float(((observed - expected) ** 2 / expected).sum())
-    outside = total - int(observed.sum())
-    if outside:
-        statistic = float("inf")
     freedom = len(expected) - 1
-    return TestResult(total, len(expected), statistic, freedom, float(chi2.sf(statistic, freedom)))
+    if observed.sum() < total:  # a sequence to which the policy gives no probability at all
+        return TestResult(total, len(expected), float("inf"), freedom, 0.0)
+    statistic = float(((observed - expected) ** 2 / expected).sum())
+    p_value = float(chi2.sf(statistic, freedom)) if freedom else 1.0
+    return TestResult(total, len(expected), statistic, freedom, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
