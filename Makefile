@@ -1,0 +1,63 @@
+# Everything a newcomer, a developer and CI run. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := services/trainer services/rollout services/tree_cache services/runahead operator
+SOURCES := srt_common/src services operator tests docs/examples
+RUST := srt_common/rust
+PYTEST := $(BIN)/pytest
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo test test-unit test-integration lint format types bench bench-learning lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(VENV)/.installed ## make .venv with everything pinned, and our packages in it
+
+$(VENV)/.installed: requirements/cpu.lock $(PACKAGES:=/pyproject.toml) srt_common/pyproject.toml $(shell find $(RUST) -name '*.rs' -o -name 'Cargo.*' 2>/dev/null | grep -v /target/)
+	@scripts/install "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: install ## train a tiny model with SRT off and on, and compare (about 15 minutes)
+	@$(BIN)/srt run docs/examples/tiny-math/job.yaml --compare --fresh
+
+test: install ## everything that CI runs, at most 25 minutes
+	$(PYTEST) tests
+
+test-unit: install ## the fast part
+	$(PYTEST) tests/unit tests/contract
+
+test-integration: install ## real engines, servers and processes
+	$(PYTEST) tests/integration
+
+lint: install ## ruff, import boundaries, clippy, rustfmt, shellcheck
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+	@if command -v cargo >/dev/null; then cd $(RUST) && cargo fmt --check && cargo clippy --release --all-targets -q -- -D warnings; else echo "skipped: clippy and rustfmt (no cargo)"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "skipped: shellcheck (not installed)"; fi
+	@test ! -e operator/__init__.py && $(BIN)/python -c "import operator; operator.add(1, 1)"
+
+format: install ## let ruff and rustfmt rewrite
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	cd $(RUST) && cargo fmt
+
+types: install ## mypy --strict and stubtest
+	$(BIN)/mypy srt_common/src services/trainer/src services/rollout/src services/tree_cache/src services/runahead/src operator/srt_operator tests
+	$(BIN)/python -m mypy.stubtest srt_common.tree._tree
+
+bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
+	$(BIN)/python docs/benchmarks/learning.py
+
+lock: ## resolve requirements/*.in again
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
+		--no-emit-index-url --no-header requirements/cpu.in requirements/dev.in -o requirements/cpu.lock
+
+clean: ## remove what was built and run
+	rm -rf $(VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis $(RUST)/target
+	find . -name __pycache__ -prune -exec rm -rf {} +
