@@ -1,0 +1,1 @@
+"""How finished rollouts are scored."""
