@@ -17,6 +17,12 @@ def parse_cursor(cursor: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence)
 
 
+def format_cursor(position: tuple[int, int]) -> str:
+    """The cursor that `parse_cursor` reads."""
+    milliseconds, sequence = position
+    return f"{milliseconds}-{sequence}"
+
+
 def is_before(first: str, second: str) -> bool:
     """True when ``first`` is the older position."""
     return parse_cursor(first) < parse_cursor(second)

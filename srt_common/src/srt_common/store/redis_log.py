@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeAlias, cast
@@ -29,7 +30,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from srt_common.clock import Clock, SystemClock
 from srt_common.errors import MessageError, TreeStoreUnavailable
 from srt_common.keys import PROMPT_KEY_BYTES, PromptKey, shard_of
 from srt_common.messages.tree_updates import PromptRemoved, TreeUpdate
@@ -44,8 +44,6 @@ DEFAULT_TIMEOUT_SECONDS: Final = 2.0
 RETRY_AFTER_SECONDS: Final = 0.05
 HEALTH_CHECK_SECONDS: Final = 15
 AUDIT_SECONDS: Final = 1.0
-"""How often an idle reader compares its cursors with floors and heads."""
-
 _FIELD: Final = b"d"
 _Entries: TypeAlias = list[tuple[bytes, dict[bytes, bytes] | None]]
 _Reply: TypeAlias = dict[bytes, _Entries]
@@ -89,7 +87,7 @@ class RedisLogStore:
         num_shards: int,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         address: str = "redis",
-        clock: Clock | None = None,
+        audit_seconds: float = AUDIT_SECONDS,
     ) -> None:
         """Take over ``redis``: `close` closes it.
 
@@ -99,7 +97,7 @@ class RedisLogStore:
             num_shards: fixed for the life of the cache.
             timeout_seconds: limit of a whole call, waiting for news not counted.
             address: names the server in errors, without its password.
-            clock: for the time between audits of an idle log.
+            audit_seconds: how often an idle reader compares its cursors with floors and heads.
 
         Raises:
             ValueError: an id that cannot be part of a key, or no shard.
@@ -113,8 +111,8 @@ class RedisLogStore:
         self._num_shards = num_shards
         self._timeout_seconds = timeout_seconds
         self._address = address
-        self._clock = clock or SystemClock()
-        self._audited_at = -AUDIT_SECONDS
+        self._audit_seconds = audit_seconds
+        self._audited_at = -audit_seconds
 
     @classmethod
     def from_url(
@@ -169,10 +167,10 @@ class RedisLogStore:
         self, cursors: Mapping[int, str], *, block_seconds: float = 0.0, max_entries: int = 512
     ) -> list[ShardBatch]:
         """Entries after each shard's cursor, at most ``max_entries`` a shard."""
-        until = self._clock.monotonic() + block_seconds
+        until = time.monotonic() + block_seconds
         async with self._limited(block_seconds):
             while True:
-                remaining = until - self._clock.monotonic()
+                remaining = until - time.monotonic()
                 # A server that waits is silent meanwhile: stay below the socket's time limit.
                 wait_seconds = min(remaining, self._timeout_seconds / 2)
                 batches = await self._read_news(cursors, wait_seconds, max_entries)
@@ -268,7 +266,7 @@ class RedisLogStore:
         shards = {self._key(shard, "log").encode(): shard for shard in cursors}
         streams: dict[Any, Any] = {key: cursors[shard] for key, shard in shards.items()}
         # BLOCK 0 would wait for ever.
-        block = int(wait_seconds * 1000) or None
+        block = int(max(0.0, wait_seconds) * 1000) or None
         reply = await self._redis.xread(streams, count=max_entries, block=block)
         news = {shards[key]: entries for key, entries in cast(_Reply, reply).items()}
         floors = await self._floors(news)
@@ -279,8 +277,8 @@ class RedisLogStore:
 
     async def _audit(self, cursors: Mapping[int, str]) -> list[ShardBatch]:
         """Gaps that `_read_news` cannot see: nothing follows them, or ids went back."""
-        now = self._clock.monotonic()
-        if now - self._audited_at < AUDIT_SECONDS:
+        now = time.monotonic()
+        if now - self._audited_at < self._audit_seconds:
             return []
         self._audited_at = now
         floors = await self._floors(cursors)
