@@ -1,0 +1,155 @@
+"""Promise 1, lossless, on real vLLM: drafting does not change what is sampled.
+
+Every case of ``srt verify`` against the enumerated distribution, three negative controls that must be
+caught, and greedy decoding token for token against transformers. One engine in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.tiny_model import make_tiny_model
+from torch import Tensor
+
+from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, StepBatch
+from srt_rollout.verify.cases import Case, all_cases
+from srt_rollout.verify.engine import (
+    ENVIRONMENT,
+    ExactPolicy,
+    Request,
+    Sampling,
+    VerifyEngine,
+)
+from srt_rollout.verify.exact import TestResult, holm
+from srt_rollout.verify.runner import MIN_P_VALUE, run_case
+from srt_rollout.vllm_plugin import sampler
+from srt_rollout.vllm_plugin.settings import DrafterSettings
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+NUM_SEQUENCES = 20_000
+NUM_SEQUENCES_CONTROL = 8_000
+CASES = all_cases()
+SAMPLED = CASES[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Iterator[VerifyEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield VerifyEngine(model, max_num_seqs=128)
+
+
+@pytest.fixture(scope="module")
+def policy(model: Path) -> ExactPolicy:
+    return ExactPolicy(model)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, TestResult]:
+    return {}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_drafting_leaves_the_distribution_alone(
+    engine: VerifyEngine, policy: ExactPolicy, results: dict[str, TestResult], case: Case
+) -> None:
+    result = run_case(engine, policy, case, num_sequences=NUM_SEQUENCES)
+    results[case.name] = result.test
+    assert result.test.p_value > MIN_P_VALUE / len(CASES)
+    assert result.num_draft_tokens > NUM_SEQUENCES / 4
+    assert 0 < result.num_accepted_tokens < result.num_draft_tokens
+
+
+def test_all_cases_pass_together(results: dict[str, TestResult]) -> None:
+    assert len(results) == len(CASES)
+    assert min(holm([result.p_value for result in results.values()])) > MIN_P_VALUE
+
+
+@dataclass
+class TamperedDrafts:
+    """A step's drafts with other tokens than those that were drawn."""
+
+    offsets: IntArray
+    token_ids: IntArray
+    q_token_ids: IntArray
+    q_probs: FloatArray
+
+
+def test_a_point_mass_verified_with_q_is_caught(
+    engine: VerifyEngine, policy: ExactPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = Drafter.step
+
+    def step(self: Drafter, batch: StepBatch) -> TamperedDrafts:
+        drafts = stock(self, batch)
+        best = drafts.q_token_ids[np.arange(len(drafts.token_ids)), drafts.q_probs.argmax(1)]
+        return TamperedDrafts(drafts.offsets, best, drafts.q_token_ids, drafts.q_probs)
+
+    monkeypatch.setattr(Drafter, "step", step)
+    result = run_case(engine, policy, SAMPLED, num_sequences=NUM_SEQUENCES_CONTROL)
+    assert result.test.p_value < 1e-9
+
+
+def test_a_stale_q_is_caught(
+    engine: VerifyEngine, policy: ExactPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = DraftBook.distributions
+
+    def distributions(self: DraftBook, at: slice) -> tuple[IntArray, FloatArray]:
+        token_ids, probs = stock(self, at)
+        return np.roll(token_ids, 1, axis=0), np.roll(probs, 1, axis=0)
+
+    monkeypatch.setattr(DraftBook, "distributions", distributions)
+    result = run_case(engine, policy, SAMPLED, num_sequences=NUM_SEQUENCES_CONTROL)
+    assert result.test.p_value < 1e-9
+
+
+def test_recovery_from_p_instead_of_the_residual_is_caught(
+    engine: VerifyEngine, policy: ExactPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_policy(probs: Tensor, _draft: object, at: Tensor, *_rest: object) -> Tensor:
+        return torch.multinomial(probs[at], 1).squeeze(1)
+
+    monkeypatch.setattr(sampler, "_draw_residual", from_policy)
+    result = run_case(engine, policy, SAMPLED, num_sequences=NUM_SEQUENCES_CONTROL)
+    assert result.test.p_value < 1e-9
+
+
+def test_greedy_decoding_is_token_identical(engine: VerifyEngine, policy: ExactPolicy) -> None:
+    engine.configure(DrafterSettings(min_survival=0.0))
+    rng = np.random.default_rng(5)
+    prompts = [tuple(rng.integers(2, engine.vocab_size, 9).tolist()) for _ in range(8)]
+    requests = [Request(prompt, 40, Sampling(temperature=0.0)) for prompt in prompts]
+    cold, warm = engine.sample(requests), engine.sample(requests)
+    rows = engine.drafter.forest.stats().rows
+    assert rows.num_accepted_tokens > 100
+    assert cold == warm
+    for prompt, found in zip(prompts, warm, strict=True):
+        continuation: tuple[int, ...] = ()
+        for _ in range(40):
+            continuation += (int(policy.logits(prompt, [continuation])[0].argmax()),)
+        assert found == continuation
+
+
+def test_run_ahead_and_its_resumption_keep_every_token_in_the_trees(engine: VerifyEngine) -> None:
+    engine.configure(DrafterSettings())
+    prompt = SAMPLED.prompt(engine.vocab_size)
+    early = [Request(prompt, 30, Sampling(), priority=10, lane="run_ahead")] * 128
+    sequences = engine.sample(early, late=[Request(prompt, 30, Sampling())] * 64)
+    engine.sample([Request((2, 3), 1, Sampling())])  # lets the last finish events arrive
+    stats = engine.drafter.forest.stats()
+    assert sum(len(sequence) for sequence in sequences) == 192 * 30
+    assert stats.num_tokens == 192 * 30 + 1
+    assert stats.num_run_ahead_tokens == 128 * 30
