@@ -11,6 +11,7 @@
     +-- CoordinationUnavailable     no answer from the coordination server: a retry is safe
     +-- EngineError                 a rollout engine said no
     |   +-- EngineUnavailable       not reachable or draining: try another one
+    |   +-- EngineBusy              no room for this lane now: try later
     |   +-- EngineRefused           the request itself is wrong: do not retry
     +-- LeaseLost                   somebody else owns it now: stop acting on it
 
@@ -118,6 +119,10 @@ class EngineError(SRTError):
 
 class EngineUnavailable(EngineError):
     """Not reachable, not ready or draining. Try another engine, or the same one later."""
+
+
+class EngineBusy(EngineError):
+    """No room for a request of this lane. Try later; run-ahead gives the chunk up."""
 
 
 class EngineRefused(EngineError):
