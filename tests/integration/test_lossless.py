@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_model import make_tiny_model
 from torch import Tensor
 
 from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, StepBatch
@@ -29,6 +28,7 @@ from srt_rollout.verify.exact import TestResult, holm
 from srt_rollout.verify.runner import MIN_P_VALUE, run_case
 from srt_rollout.vllm_plugin import sampler
 from srt_rollout.vllm_plugin.settings import DrafterSettings
+from support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

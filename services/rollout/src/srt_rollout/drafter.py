@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,10 +169,10 @@ class DraftBook:
         self._drafts = drafts
         self._bounds: Mapping[str, tuple[int, int]] = {}
         if drafts is not None:
-            ends = drafts.offsets.tolist()
+            bounds = pairwise(drafts.offsets.tolist())
             self._bounds = {
                 request_id: (start, end)
-                for request_id, start, end in zip(request_ids, ends, ends[1:], strict=True)
+                for request_id, (start, end) in zip(request_ids, bounds, strict=True)
                 if end > start
             }
 

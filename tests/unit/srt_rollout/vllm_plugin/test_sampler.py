@@ -10,38 +10,15 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
-from vllm.v1.sample.logits_processor import LogitsProcessors
-from vllm.v1.sample.metadata import SamplingMetadata
 
 from srt_rollout.vllm_plugin import sampler
 from srt_rollout.vllm_plugin.sampler import SparseDraft, Verification, verify_drafts
+from support.sampling import metadata
 
 V = 6
 DRAWS = 60_000
 P = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
 Q = torch.tensor([0.1, 0.5, 0.0, 0.4, 0.0, 0.0])
-
-
-def metadata(num_requests: int, temperature: float = 1.0) -> SamplingMetadata:
-    is_greedy = temperature == 0
-    return SamplingMetadata(
-        temperature=torch.full((num_requests,), temperature),
-        all_greedy=is_greedy,
-        all_random=not is_greedy,
-        top_p=None,
-        top_k=None,
-        generators={},
-        max_num_logprobs=None,
-        no_penalties=True,
-        prompt_token_ids=None,
-        frequency_penalties=torch.empty(0),
-        presence_penalties=torch.empty(0),
-        repetition_penalties=torch.empty(0),
-        output_token_ids=[],
-        allowed_token_ids_mask=None,
-        bad_words_token_ids={},
-        logitsprocs=LogitsProcessors(),
-    )
 
 
 def sparse(q: Tensor, rows: int) -> SparseDraft:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,8 @@ class TreeDrafter:
             self._telemetry.skipped(error)
             return proposed
         self._book = DraftBook(batch.request_ids, drafts)
-        tokens, ends = drafts.token_ids.tolist(), drafts.offsets.tolist()
-        for row, start, end in zip(rows, ends, ends[1:], strict=True):
+        tokens = drafts.token_ids.tolist()
+        for row, (start, end) in zip(rows, pairwise(drafts.offsets.tolist()), strict=True):
             proposed[row] = tokens[start:end]
         return proposed
 
