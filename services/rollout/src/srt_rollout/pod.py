@@ -1,0 +1,200 @@
+"""One rollout pod: the engine behind it, what is in flight, and the life of both.
+
+    starting -> serving -> draining -> gone
+                   |  ^
+                   v  |  (weights undefined after an update that failed half way)
+                not serving
+
+Belongs to one event loop; the gateway's routes call it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from srt_common.clock import Clock
+from srt_common.errors import EngineUnavailable
+from srt_common.messages.rollouts import EngineLoad, ExtraArgs
+from srt_rollout import admission
+from srt_rollout.admission import AcceptedCompletion, AcceptedGenerate, Limits
+from srt_rollout.bearer import BearerToken
+from srt_rollout.engine_client import EngineClient
+from srt_rollout.flights import Flights
+from srt_rollout.lanes import Lanes
+from srt_rollout.load import EngineGauges, GaugeReader
+from srt_rollout.prefetch import PromptPrefetch
+from srt_rollout.rollout_trace import RolloutTraces
+from srt_rollout.settings import RolloutSettings
+from srt_rollout.weights import Weights
+
+HEALTH_INTERVAL_SECONDS: Final = 0.5
+
+
+class Pod:
+    """Everything the routes need, wired once."""
+
+    def __init__(
+        self,
+        settings: RolloutSettings,
+        client: EngineClient,
+        *,
+        limits: Limits,
+        token: BearerToken,
+        prefetch: PromptPrefetch | None,
+        clock: Clock,
+    ) -> None:
+        self.client = client
+        self.limits = limits
+        self.token = token
+        self._settings = settings
+        self._prefetch = prefetch
+        self._clock = clock
+        self._lanes = Lanes(
+            max_num_seqs=settings.max_num_seqs,
+            reserve_slots=settings.reserve_slots,
+            max_waiting=settings.max_waiting_requests,
+        )
+        self.flights = Flights(self._lanes, client.abort, engine=limits.engine)
+        self.weights = Weights(
+            client,
+            self.flights,
+            engine=limits.engine,
+            root=settings.weights_root,
+            has_drafter=settings.drafter_enabled,
+        )
+        self._traces = RolloutTraces(limits.engine)
+        self._gauges = GaugeReader(
+            client.metrics, max_age_seconds=settings.metrics_max_age_seconds, clock=clock
+        )
+        self._is_started = False
+        self._is_draining = False
+
+    # -- rollouts
+    async def generate(self, wanted: AcceptedGenerate, headers: Mapping[str, str]) -> bytes:
+        """The engine's answer to a rollout. Raises EngineError."""
+        self.refuse_unless_serving()
+        extra = wanted.sampling_params.extra_args
+
+        async def call(trace_headers: dict[str, str]) -> bytes:
+            body = admission.generate_body(wanted, traceparent=trace_headers.get("traceparent"))
+            return await self.client.generate(body, trace_headers)
+
+        self._expect(wanted, headers)
+        return await self._traced(wanted.request_id, extra, len(wanted.token_ids), headers, call)
+
+    async def complete(
+        self, request_id: str, wanted: AcceptedCompletion, headers: Mapping[str, str]
+    ) -> bytes:
+        """The engine's answer to a completion. Raises EngineError."""
+        self.refuse_unless_serving()
+
+        async def call(trace_headers: dict[str, str]) -> bytes:
+            body = admission.completion_body(wanted, traceparent=trace_headers.get("traceparent"))
+            return await self.client.complete(body, trace_headers)
+
+        return await self._traced(request_id, wanted.vllm_xargs, len(wanted.prompt), headers, call)
+
+    async def _traced(
+        self,
+        request_id: str,
+        extra: ExtraArgs,
+        num_prompt_tokens: int,
+        headers: Mapping[str, str],
+        call: Callable[[dict[str, str]], Coroutine[Any, Any, bytes]],
+    ) -> bytes:
+        with self._traces.rollout(
+            extra, headers=headers, num_prompt_tokens=num_prompt_tokens
+        ) as rollout:
+            rollout.answer = await self.flights.fly(
+                request_id, extra.srt_lane, lambda: call(rollout.headers)
+            )
+            return rollout.answer
+
+    def _expect(self, wanted: AcceptedGenerate, headers: Mapping[str, str]) -> None:
+        """Let the tree cache know of a prompt that has not been seen lately."""
+        if self._prefetch is None:
+            return
+        extra = wanted.sampling_params.extra_args
+        prompt = wanted.token_ids[: extra.srt_num_prompt_tokens]
+        traceparent = headers.get("traceparent")
+        context = {} if traceparent is None else {"traceparent": traceparent}
+        self._prefetch.hint(prompt, extra.srt_prompt_id, context)
+
+    # -- what it is doing
+    def load(self) -> EngineLoad:
+        """Counts now, gauges of a moment ago."""
+        gauges = self._gauges.latest() if self._is_started else EngineGauges()
+        return EngineLoad(
+            engine=self.limits.engine,
+            policy_version=self.weights.policy_version,
+            max_num_seqs=self._settings.max_num_seqs,
+            reserve_slots=self._settings.reserve_slots,
+            num_running_policy=self._lanes.num_running_policy,
+            num_waiting_policy=self._lanes.num_waiting_policy,
+            num_running_run_ahead=self._lanes.num_run_ahead,
+            num_preemptions=gauges.num_preemptions,
+            kv_cache_usage=gauges.kv_cache_usage,
+            is_paused=self.weights.is_paused or not self._is_serving,
+            is_draining=self._is_draining,
+        )
+
+    async def stats(self) -> dict[str, Any]:
+        """The drafter's counters; without a drafter only whose they would be."""
+        self.refuse_unless_started()
+        if not self._settings.drafter_enabled:
+            return {
+                "engine": self.limits.engine,
+                "policy_version": self.weights.policy_version,
+            }
+        return await self.client.stats()
+
+    @property
+    def _is_serving(self) -> bool:
+        return self._is_started and not self._is_draining and self.weights.are_defined
+
+    def refuse_unless_serving(self) -> None:
+        """Raises EngineUnavailable with the reason."""
+        self.refuse_unless_started()
+        if self._is_draining:
+            raise EngineUnavailable(engine=self.limits.engine, reason="draining")
+        if not self.weights.are_defined:
+            raise EngineUnavailable(
+                engine=self.limits.engine, reason="the last weight update failed half way"
+            )
+
+    def refuse_unless_started(self) -> None:
+        """Raises EngineUnavailable while the engine starts."""
+        if not self._is_started:
+            raise EngineUnavailable(engine=self.limits.engine, reason="starting")
+
+    # -- life
+    async def wait_started(self) -> None:
+        """Return once the engine serves. Raises EngineUnavailable when it takes too long."""
+        deadline = self._clock.monotonic() + self._settings.start_timeout_seconds
+        while not await self.client.is_healthy():
+            if self._clock.monotonic() > deadline:
+                raise EngineUnavailable(
+                    engine=self.limits.engine,
+                    reason=f"not healthy after {self._settings.start_timeout_seconds:g} s",
+                )
+            await asyncio.sleep(HEALTH_INTERVAL_SECONDS)
+        await self.weights.label_first()
+        self._is_started = True
+
+    async def drain(self) -> None:
+        """Refuse new work, abort run-ahead, let policy rollouts end a while, then abort them."""
+        self._is_draining = True
+        self._lanes.is_run_ahead_open = False
+        self.flights.abort(self._lanes.evict_all())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.flights.wait_idle(), self._settings.drain_seconds)
+        await self.flights.abort_and_wait(self._lanes.policy_requests())
+
+    async def close(self) -> None:
+        """Let go of the engine and the tree cache."""
+        if self._prefetch is not None:
+            await self._prefetch.close()
+        await self.client.close()

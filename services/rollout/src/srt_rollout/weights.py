@@ -1,0 +1,136 @@
+"""New weights into a running engine, in the one order that keeps every token's label true.
+
+    abort run-ahead -> pause -> init (once) -> start -> load -> finish (label) -> reset prefix cache
+        -> tell the drafter -> resume
+
+* One update at a time; one that is loaded already changes nothing.
+* What can be refused is refused before the engine is touched.
+* A failure before ``start`` leaves the old weights in use. A failure after it leaves weights that
+  are neither old nor new: policy requests are aborted and the engine serves nothing until an update
+  succeeds.
+* The engine is resumed whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path, PurePosixPath
+
+from srt_common.errors import EngineError, EngineRefused
+from srt_common.messages.rollouts import WeightUpdate
+from srt_rollout.engine_client import EngineClient
+from srt_rollout.flights import Flights
+
+_LOG = logging.getLogger(__name__)
+
+
+class Weights:
+    """The weights of one engine: which are in use, and how new ones get in."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        flights: Flights,
+        *,
+        engine: str,
+        root: Path | None,
+        has_drafter: bool,
+    ) -> None:
+        self._client = client
+        self._flights = flights
+        self._engine = engine
+        self._root = None if root is None else root.resolve()
+        self._has_drafter = has_drafter
+        self._lock = asyncio.Lock()
+        self._is_initialized = False
+        self._path: str | None = None
+        self.policy_version = 0
+        """Of the weights in use; 0: those the engine started with."""
+        self.is_paused = False
+        self.are_defined = True
+        """False: an update failed half way and nothing may be sampled."""
+
+    async def label_first(self) -> None:
+        """Label the weights the engine started with, as later ones are."""
+        await self._client.label_weights(str(self.policy_version))
+
+    async def update(self, wanted: WeightUpdate) -> None:
+        """Put other weights to use.
+
+        Raises:
+            EngineRefused: the path or the version is not allowed; nothing has changed.
+            EngineUnavailable: the engine failed; `are_defined` says whether it still has weights.
+        """
+        path = self._checked(wanted)
+        async with self._lock:
+            if (path, wanted.policy_version) == (self._path, self.policy_version):
+                return
+            async with self._without_run_ahead(), self._paused():
+                await self._load(path, wanted.policy_version)
+        _LOG.info("weights loaded", extra={"policy_version": wanted.policy_version})
+
+    async def _load(self, path: str, policy_version: int) -> None:
+        if not self._is_initialized:
+            await self._client.init_weight_transfer(str(self._root))
+            self._is_initialized = True
+        await self._client.start_weight_update()
+        self.are_defined = False
+        self._path = None
+        try:
+            await self._client.update_weights(path)
+            await self._client.finish_weight_update(str(policy_version))
+            await self._client.reset_prefix_cache()
+            if self._has_drafter:
+                await self._client.set_policy_version(policy_version)
+        except EngineError:
+            self._flights.abort(self._flights.lanes.policy_requests())
+            raise
+        self._path, self.policy_version, self.are_defined = path, policy_version, True
+
+    @asynccontextmanager
+    async def _without_run_ahead(self) -> AsyncIterator[None]:
+        lanes = self._flights.lanes
+        was_open, lanes.is_run_ahead_open = lanes.is_run_ahead_open, False
+        try:
+            await self._flights.abort_and_wait(lanes.evict_all())
+            yield
+        finally:
+            lanes.is_run_ahead_open = was_open
+
+    @asynccontextmanager
+    async def _paused(self) -> AsyncIterator[None]:
+        self.is_paused = True
+        try:
+            await self._client.pause()
+            yield
+        finally:
+            await self._client.resume()
+            self.is_paused = False
+
+    def _checked(self, wanted: WeightUpdate) -> str:
+        """The folder, relative to the root once links are resolved."""
+        if self._root is None:
+            raise self._refused("weights cannot be updated: SRT_ROLLOUT_WEIGHTS_ROOT is not set")
+        if wanted.policy_version < 0:
+            raise self._refused(f"policy_version is {wanted.policy_version}; allowed are 0 or more")
+        given = PurePosixPath(wanted.path)
+        if "\0" in wanted.path or given.is_absolute() or ".." in given.parts or not given.parts:
+            raise self._refused(
+                f"path is {wanted.path!r}; allowed are folders below the weights root"
+            )
+        folder = (self._root / given).resolve()
+        if not folder.is_relative_to(self._root) or folder == self._root:
+            raise self._refused(
+                f"path is {wanted.path!r}; allowed are folders below the weights root"
+            )
+        if not any(folder.glob("*.safetensors")):
+            raise self._refused(
+                f"path is {wanted.path!r}; allowed are folders that hold safetensors files"
+            )
+        return folder.relative_to(self._root).as_posix()
+
+    def _refused(self, reason: str) -> EngineRefused:
+        return EngineRefused(engine=self._engine, reason=reason)
