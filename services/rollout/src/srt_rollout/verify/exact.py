@@ -26,7 +26,7 @@ REST: Path = (-1,)
 
 
 @dataclass(frozen=True, slots=True)
-class TestResult:
+class ChiSquare:
     """Chi-square of sampled counts against the enumerated distribution."""
 
     num_sequences: int
@@ -98,7 +98,7 @@ def _pool(probs: dict[Path, float], smallest: float) -> dict[Path, float]:
     return large
 
 
-def chi_square(cells: Cells, sequences: Iterable[Sequence[int]]) -> TestResult:
+def chi_square(cells: Cells, sequences: Iterable[Sequence[int]]) -> ChiSquare:
     """Pearson's test that ``sequences`` come from the distribution of ``cells``."""
     counts = Counter(cells.of(sequence) for sequence in sequences)
     total = sum(counts.values())
@@ -106,10 +106,10 @@ def chi_square(cells: Cells, sequences: Iterable[Sequence[int]]) -> TestResult:
     observed = np.array([counts[cell] for cell in cells.probs], dtype=np.float64)
     freedom = len(expected) - 1
     if observed.sum() < total:  # a sequence to which the policy gives no probability at all
-        return TestResult(total, len(expected), float("inf"), freedom, 0.0)
+        return ChiSquare(total, len(expected), float("inf"), freedom, 0.0)
     statistic = float(((observed - expected) ** 2 / expected).sum())
     p_value = float(chi2.sf(statistic, freedom)) if freedom else 1.0
-    return TestResult(total, len(expected), statistic, freedom, p_value)
+    return ChiSquare(total, len(expected), statistic, freedom, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

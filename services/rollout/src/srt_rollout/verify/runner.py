@@ -8,7 +8,7 @@ from pathlib import Path
 
 from srt_rollout.verify.cases import Case
 from srt_rollout.verify.engine import ExactPolicy, VerifyEngine
-from srt_rollout.verify.exact import TestResult, chi_square, enumerate_cells, holm, processed
+from srt_rollout.verify.exact import ChiSquare, chi_square, enumerate_cells, holm, processed
 
 LENGTH = 4
 """Tokens of a sequence: enough for drafts to be accepted, refused and completed within it."""
@@ -21,7 +21,7 @@ class CaseResult:
     """What one case gave."""
 
     name: str
-    test: TestResult
+    test: ChiSquare
     num_draft_tokens: int
     num_accepted_tokens: int
 
