@@ -325,6 +325,8 @@ def _hostile_entries() -> list[bytes]:
         packed([["a", key, 1, 2**31, 0, 0, 0, 0, b"abc"]]),
         packed([["a", key[:8], 1, 0, 0, 0, 0, 0, b"abc"]]),
         packed([["z", key]]),
+        b"\x92\x01\x91\x91\xa1\xff",  # a tag that is no text
+        b"\x92\x01" + b"\x91" * 100_000,  # nested deeper than any stack
         packed([["a", key, 1, 0, 0, 7, 0, 0, b"abc"]]),  # no such lane
         bomb,
         no_size,

@@ -62,7 +62,7 @@ def decode_entry(data: bytes) -> list[TreeUpdate]:
                 reason=f"schema version {version}; this build reads {SCHEMA_VERSION}",
             )
         updates = _UPDATES_DECODER.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(channel=CHANNEL, reason=str(error)) from error
     if len(updates) > MAX_UPDATES:
         raise MessageTooLarge(

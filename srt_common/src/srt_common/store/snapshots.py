@@ -52,7 +52,7 @@ def decode_snapshot(data: bytes) -> StoredSnapshot:
         position = _CURSOR_DECODER.decode(cursor)
         parse_cursor(position)
         return StoredSnapshot(image=_unpack(_BYTES_DECODER.decode(packed)), cursor=position)
-    except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
+    except (msgspec.MsgspecError, zstandard.ZstdError, ValueError, RecursionError) as error:
         raise MessageError(channel=CHANNEL, reason=str(error)) from error
 
 
