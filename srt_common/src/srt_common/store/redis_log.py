@@ -54,9 +54,9 @@ _CACHE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 def connect(url: str, *, timeout_seconds: float) -> Redis:
     """A client of ``redis[s]://`` or ``unix://``; connects at the first command.
 
-    Every command gets ``timeout_seconds`` to connect and as much to be answered. A broken
-    connection is tried once more, a late answer is not. Replies have the shapes of protocol 3;
-    values are bytes.
+    Connecting gets ``timeout_seconds``, and so does every answer. What failed because a connection
+    broke or was not greeted is tried once more; a late answer is final. So a command ends after
+    twice that time at most. Replies have the shapes of protocol 3; values are bytes.
 
     Raises:
         ValueError: a URL of another scheme.
