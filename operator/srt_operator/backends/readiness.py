@@ -1,0 +1,45 @@
+"""Asks a process whether it is ready. One question an answer; who asks again decides when."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+
+from srt_operator.manifests.process import HttpReadiness, Readiness, ServerReadiness
+
+TIMEOUT_SECONDS = 2.0
+
+
+async def is_ready(readiness: Readiness) -> bool:
+    """Whether the process answers as it should; no answer counts as no."""
+    if isinstance(readiness, HttpReadiness):
+        return await _answers_http(readiness)
+    return await _answers_ping(readiness)
+
+
+async def _answers_http(readiness: HttpReadiness) -> bool:
+    try:  # plain HTTP on the loopback: nothing to verify, and no certificates to load
+        async with httpx.AsyncClient(
+            timeout=TIMEOUT_SECONDS, trust_env=False, verify=False
+        ) as client:
+            answer = await client.get(readiness.url)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == httpx.codes.OK
+
+
+async def _answers_ping(readiness: ServerReadiness) -> bool:
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            if readiness.socket is not None:
+                reader, writer = await asyncio.open_unix_connection(readiness.socket)
+            else:
+                reader, writer = await asyncio.open_connection("127.0.0.1", readiness.port)
+            try:
+                writer.write(b"PING\r\n")
+                return (await reader.readline()).startswith(b"+PONG")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False

@@ -1,0 +1,128 @@
+"""Makes the place a local run lives in: folders, secrets, ports, the server's address.
+
+* A folder that holds a run is never written over: it is resumed, moved aside, or refused.
+* One `srt run` at a time works on a folder; its processes hold the lock as long as they live.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from srt_common import embedded
+from srt_common.errors import ConfigurationError
+from srt_operator.backends.local import write_private
+from srt_operator.backends.models import local_folder
+from srt_operator.layout import RunLayout
+from srt_operator.manifests.process import Site, serving
+from srt_operator.resources import SRTJob
+
+LOCK_PATIENCE_SECONDS: Final = 10.0
+"""What a killed run left behind ends itself within 5 s."""
+
+_MAX_SOCKET_PATH_BYTES: Final = 100
+_SERVER_OVERHEAD_BYTES: Final = 256 * 2**20
+"""Coordination, task queue and the update log beside the snapshots."""
+
+
+@contextmanager
+def locked(layout: RunLayout) -> Iterator[int]:
+    """Hold a run folder; the descriptor is for the processes to inherit.
+
+    Raises:
+        ConfigurationError: somebody else works on it.
+    """
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                fault = f"{layout.root} is in use by another srt run; wait for it or end it"
+                raise ConfigurationError(faults=[fault])
+            time.sleep(0.1)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def prepared(job: SRTJob, layout: RunLayout) -> Iterator[Site]:
+    """Folders, secrets and addresses of a run; secrets of an earlier start are kept.
+
+    Raises:
+        ConfigurationError: no model, or no Redis-protocol server to be had.
+    """
+    for folder in (layout.logs, layout.telemetry, layout.weights, layout.checkpoints):
+        folder.mkdir(parents=True, exist_ok=True)
+    layout.private.mkdir(mode=0o700, exist_ok=True)
+    for file in (layout.token, layout.cache_secret):
+        if not file.exists():
+            write_private(file, secrets.token_hex(32))
+    with ExitStack() as stack:
+        command, url, broker_url = _server(job, layout, stack)
+        yield Site(
+            python=sys.executable,
+            layout=layout,
+            model=local_folder(job.spec.model.uri),
+            ports=free_ports([member.name for member in serving(job)]),
+            server_command=command,
+            server_url=url,
+            broker_url=broker_url,
+            num_engine_threads=_engine_threads(job),
+        )
+
+
+def free_ports(names: list[str]) -> dict[str, int]:
+    """A port of the loopback for each name; nobody listens on them now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in names]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return {name: probe.getsockname()[1] for name, probe in zip(names, probes, strict=True)}
+
+
+def _server(job: SRTJob, layout: RunLayout, stack: ExitStack) -> tuple[tuple[str, ...], str, str]:
+    """Command (empty: somebody else runs it), URL, and URL for Celery."""
+    given = job.spec.tree_cache.template.redis
+    if given is not None:
+        broker_url = given.endpoint.replace("unix://", "redis+socket://")
+        return (), given.endpoint, broker_url
+    server = embedded.on_socket(
+        _socket_path(layout, stack),
+        folder=layout.private.resolve(),
+        max_memory_bytes=job.spec.tree_cache.template.retention.max_bytes * 2
+        + _SERVER_OVERHEAD_BYTES,
+    )
+    return server.command, server.url, server.broker_url
+
+
+def _socket_path(layout: RunLayout, stack: ExitStack) -> Path:
+    """In the run's private folder, or in a short-lived one where that path is too long."""
+    path = layout.private.resolve() / "redis.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
+        return path
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="srt-"))) / "redis.sock"
+
+
+def _engine_threads(job: SRTJob) -> int | None:
+    """An even share of the cores, or None where engines find an accelerator."""
+    if Path("/dev/nvidiactl").exists():
+        return None
+    return max(1, (os.cpu_count() or 1) // job.spec.rollout.template.replicas)

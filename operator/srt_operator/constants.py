@@ -1,0 +1,67 @@
+"""Names that users and other programs see: condition types, reasons, exit statuses."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class ConditionType(StrEnum):
+    """Conditions of an SRTJob. `COMPLETE` and `FAILED` are those of a Kubernetes Job."""
+
+    READY = "Ready"
+    """Summary (kstatus): everything that should run does, or the job is complete."""
+    RECONCILING = "Reconciling"
+    """Summary (kstatus): processes are being started or stopped."""
+    STALLED = "Stalled"
+    """Summary (kstatus): nothing will change without a user."""
+    ACCEPTED = "Accepted"
+    TREE_CACHE_READY = "TreeCacheReady"
+    ROLLOUT_READY = "RolloutReady"
+    TRAINER_READY = "TrainerReady"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status; a closed set."""
+
+    VALID = "Valid"
+    IN_PROGRESS = "InProgress"
+    STARTING = "Starting"
+    RESTARTING = "Restarting"
+    STOPPING = "Stopping"
+    ALL_READY = "AllReady"
+    DISABLED = "Disabled"
+    """The job asks for stock engines."""
+    STOPPED = "Stopped"
+    SUSPEND_REQUESTED = "SuspendRequested"
+    NOT_SUSPENDED = "NotSuspended"
+    STEPS_COMPLETED = "StepsCompleted"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    CONFIGURATION_REFUSED = "ConfigurationRefused"
+    """A process would not start with what the job asks for; it says why in its log."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+
+
+class Phase(StrEnum):
+    """One word for people, derived from the conditions; programs read the conditions."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+PROCESS_REFUSED_CONFIGURATION: Final = 2
+"""Exit status of our services for wrong settings: starting them again would not help."""
+
+EXIT_COMPLETE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_REFUSED: Final = 2
+"""A wrong job, option or run folder; nothing was started."""
+EXIT_INTERRUPTED: Final = 130
+"""Ctrl-C or SIGTERM; ``--resume`` goes on."""

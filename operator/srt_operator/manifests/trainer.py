@@ -1,0 +1,70 @@
+"""The trainer of a run and its job description, ``trainer.json``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from srt_operator.manifests.process import LocalProcess, Site, telemetry
+from srt_operator.processes import Component, Member, members
+from srt_operator.resources import SRTJob, SRTJobSpec
+
+
+def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
+    """One process; it goes on where it was when it is started again."""
+    file = site.layout.trainer_settings
+    return LocalProcess(
+        name=member.name,
+        command=(site.python, "-m", "srt_trainer", "--config", str(file)),
+        environment=telemetry(job, site),
+        files={file: json.dumps(settings(job, site), indent=2) + "\n"},
+        grace_seconds=10.0,
+    )
+
+
+def settings(job: SRTJob, site: Site) -> dict[str, Any]:
+    """Content of ``trainer.json``."""
+    spec, layout = job.spec, site.layout
+    evaluation = spec.evaluation
+    return {
+        "job": job.metadata.name,
+        "run_dir": str(layout.root),
+        "model": {"path": str(site.model)},
+        "dataset": _plain(spec.dataset),
+        "reward": spec.reward.name,
+        "environment": spec.environment.name,
+        "sampling": _plain(spec.sampling),
+        "algorithm": _plain(spec.algorithm),
+        "optimizer": _plain(spec.optimizer),
+        "evaluation": None if evaluation is None else _plain(evaluation),
+        "storage": {
+            "weights_dir": str(layout.weights),
+            "checkpoints_dir": str(layout.checkpoints),
+            "checkpoint_every_steps": spec.storage.checkpoint_every_steps,
+            "keep_checkpoints": spec.storage.keep_checkpoints,
+        },
+        "engines": _engines(spec, site),
+        "token_file": str(layout.token),
+        "coordination_url": site.server_url,
+        "cache": _cache(spec, site),
+        "max_concurrent_rollouts": spec.rollout.template.engine.max_num_seqs,
+        "report_to": list(spec.telemetry.report_to),
+    }
+
+
+def _engines(spec: SRTJobSpec, site: Site) -> list[dict[str, str]]:
+    return [
+        {"name": member.name, "url": site.url(member.name)}
+        for member in members(spec)
+        if member.component is Component.ROLLOUT
+    ]
+
+
+def _cache(spec: SRTJobSpec, site: Site) -> dict[str, str] | None:
+    if not spec.rollout.template.drafter.enabled:
+        return None
+    return {"secret_file": str(site.layout.cache_secret)}
+
+
+def _plain(part: Any) -> Any:
+    return part.model_dump(mode="json", by_alias=False)
