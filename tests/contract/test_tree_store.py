@@ -272,6 +272,15 @@ async def test_a_snapshot_comes_back_and_a_newer_one_replaces_it(rig: Rig) -> No
     assert await rig.store.snapshot_keys(shard_of(key, NUM_SHARDS)) == [key]
 
 
+async def test_an_older_snapshot_does_not_replace_a_newer_one(rig: Rig) -> None:
+    newer = StoredSnapshot(b"newer", "10-2")
+    await rig.store.put_snapshot(prompt(9), newer)
+    await rig.store.put_snapshot(prompt(9), StoredSnapshot(b"older", "9-7"))
+    assert await rig.store.snapshot(prompt(9)) == newer
+    await rig.store.put_snapshot(prompt(9), StoredSnapshot(b"as new", "10-2"))
+    assert await rig.store.snapshot(prompt(9)) == StoredSnapshot(b"as new", "10-2")
+
+
 async def test_snapshot_keys_are_those_of_the_shard(rig: Rig) -> None:
     keys = [prompt(n) for n in range(20)]
     for key in keys:
@@ -328,6 +337,7 @@ def _hostile_entries() -> list[bytes]:
         b"\x92\x01\x91\x91\xa1\xff",  # a tag that is no text
         b"\x92\x01" + b"\x91" * 100_000,  # nested deeper than any stack
         packed([["a", key, 1, 0, 0, 7, 0, 0, b"abc"]]),  # no such lane
+        packed([["u", key, 1, [2**40]]]),  # a position no sequence has
         bomb,
         no_size,
         bomb[: len(bomb) // 2],

@@ -13,7 +13,12 @@ import zstandard
 
 from srt_common.errors import MessageError, MessageTooLarge, VersionMismatch
 from srt_common.keys import PROMPT_KEY_BYTES
-from srt_common.messages.tree_updates import SCHEMA_VERSION, TokensAppended, TreeUpdate
+from srt_common.messages.tree_updates import (
+    SCHEMA_VERSION,
+    TokensAppended,
+    TokensUsed,
+    TreeUpdate,
+)
 
 CHANNEL = "tree update log"
 COMPRESS_ABOVE_BYTES = 512
@@ -98,8 +103,15 @@ def _check(update: TreeUpdate) -> None:
             channel=CHANNEL,
             reason=f"prompt_key of {len(update.prompt_key)} bytes; allowed are {PROMPT_KEY_BYTES}",
         )
-    if not isinstance(update, TokensAppended):
-        return
+    if isinstance(update, TokensAppended):
+        _check_appended(update)
+    elif isinstance(update, TokensUsed):
+        _check_range("sequence_id", update.sequence_id, 2**64 - 1)
+        for offset in update.offsets:
+            _check_range("offset", offset, MAX_SEQUENCE_TOKENS)
+
+
+def _check_appended(update: TokensAppended) -> None:
     num_tokens = len(update.tokens) // 3
     for name, value, limit in (
         ("sequence_id", update.sequence_id, 2**64 - 1),
@@ -110,7 +122,9 @@ def _check(update: TreeUpdate) -> None:
         ("lane", update.lane, 1),
         ("flags", update.flags, 1),
     ):
-        if not 0 <= value <= limit:
-            raise MessageError(
-                channel=CHANNEL, reason=f"{name} is {value}; allowed are 0 to {limit}"
-            )
+        _check_range(name, value, limit)
+
+
+def _check_range(name: str, value: int, limit: int) -> None:
+    if not 0 <= value <= limit:
+        raise MessageError(channel=CHANNEL, reason=f"{name} is {value}; allowed are 0 to {limit}")

@@ -82,7 +82,7 @@ class TreeStore(Protocol):
         ...
 
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot.
+        """Replace a prompt's snapshot, unless the one held includes more of the log.
 
         Raises:
             MessageTooLarge: an image beyond `srt_common.store.snapshots.MAX_SNAPSHOT_BYTES`.

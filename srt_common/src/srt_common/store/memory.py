@@ -98,8 +98,11 @@ class MemoryStore:
         return batches
 
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot."""
-        self._shard(prompt_key).snapshots[prompt_key] = encode_snapshot(snapshot)
+        """Replace a prompt's snapshot, unless the one held includes more of the log."""
+        data = encode_snapshot(snapshot)
+        held = await self.snapshot(prompt_key)
+        if held is None or not is_before(snapshot.cursor, held.cursor):
+            self._shard(prompt_key).snapshots[prompt_key] = data
 
     async def snapshot(self, prompt_key: PromptKey) -> StoredSnapshot | None:
         """Newest compacted tree of a prompt, or None."""

@@ -20,7 +20,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeAlias, cast
 
 from redis.asyncio import Redis
@@ -188,21 +188,27 @@ class RedisLogStore:
             pipe.multi()  # type: ignore[no-untyped-call]
             pipe.set(floor_key, cursor)
             pipe.xtrim(self._key(shard, "log"), minid=successor(cursor), approximate=False)
-            try:
+            with suppress(WatchError):  # somebody else has just trimmed
                 await pipe.execute()
-            except WatchError:
-                return  # another owner trimmed meanwhile
 
     # -- snapshots -----------------------------------------------------------------------------
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot."""
+        """Replace a prompt's snapshot, unless the one held includes more of the log."""
         data = encode_snapshot(snapshot)
-        shard = self._shard_of(prompt_key)
+        index, name = (
+            self._key(self._shard_of(prompt_key), "snapidx"),
+            self._snapshot_key(prompt_key),
+        )
         async with self._limited(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(self._snapshot_key(prompt_key), data)
-            entry = f"{snapshot.cursor} {len(data)}"
-            pipe.hset(self._key(shard, "snapidx"), mapping={prompt_key: entry})
-            await pipe.execute()
+            await pipe.watch(name)
+            held = cast("bytes | None", await pipe.hget(index, cast(str, prompt_key)))
+            if held is not None and is_before(snapshot.cursor, _text(held.partition(b" ")[0])):
+                return
+            pipe.multi()  # type: ignore[no-untyped-call]
+            pipe.set(name, data)
+            pipe.hset(index, mapping={prompt_key: f"{snapshot.cursor} {len(data)}"})
+            with suppress(WatchError):  # somebody else has just written one
+                await pipe.execute()
 
     async def snapshot(self, prompt_key: PromptKey) -> StoredSnapshot | None:
         """Newest compacted tree of a prompt, or None."""

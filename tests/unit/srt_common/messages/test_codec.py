@@ -133,6 +133,19 @@ def test_a_value_out_of_bounds_is_named(field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("used", "named"),
+    [
+        (TokensUsed(KEY, -1, []), "sequence_id is -1"),
+        (TokensUsed(KEY, 1, [0, -1]), "offset is -1"),
+        (TokensUsed(KEY, 1, [2**31]), "offset is 2147483648"),
+    ],
+)
+def test_a_used_position_out_of_bounds_is_named(used: TokensUsed, named: str) -> None:
+    with pytest.raises(MessageError, match=named):
+        decode_entry(packed([used]))
+
+
+@pytest.mark.parametrize(
     "update",
     [
         appended(offset=MAX_SEQUENCE_TOKENS - 1),
