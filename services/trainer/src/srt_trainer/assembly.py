@@ -1,0 +1,214 @@
+"""Builds the parts of the trainer from its settings and runs them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from srt_common.clock import SystemClock
+from srt_common.coordination import Coordination
+from srt_common.errors import ConfigurationError
+from srt_common.keys import tokenizer_fingerprint
+from srt_trainer.algorithms.grpo import GRPO
+from srt_trainer.announcements import Announcer
+from srt_trainer.checkpoint import Checkpoints
+from srt_trainer.datasets import Prompt, Table, Tokenizer, build_prompts, load_table
+from srt_trainer.engine_client import EngineClient, open_http
+from srt_trainer.engine_pool import EnginePool
+from srt_trainer.environments.single_turn import SingleTurn
+from srt_trainer.evaluation import Evaluator
+from srt_trainer.journal import Journal
+from srt_trainer.loop import Engines, Run, Task, TrainingLoop
+from srt_trainer.policy import Policy
+from srt_trainer.reporting import Reporter, open_sinks
+from srt_trainer.rewards.base import find_reward
+from srt_trainer.rollout_client import RolloutClient, SamplingPlan
+from srt_trainer.settings import TrainerSettings
+from srt_trainer.step_plan import PromptKeys, StepPlanner
+from srt_trainer.weights import WeightsFolder
+
+CLOCK = SystemClock()
+
+
+async def train(settings: TrainerSettings) -> None:
+    """Do every step that is left of a job.
+
+    Raises:
+        ConfigurationError: something that the settings name cannot be used; nothing was started.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    inputs = load_inputs(settings)
+    grpo = settings.algorithm.grpo
+    algorithm = GRPO(
+        grpo,
+        num_generations=settings.algorithm.rollouts_per_prompt,
+        max_completion_length=settings.sampling.max_response_tokens,
+    )
+    policy = Policy.load(settings, needs_reference=algorithm.needs_reference)
+    sampling = sampling_plan(settings, stop_token_ids(inputs.tokenizer, policy.model))
+    task = Task(
+        planner=StepPlanner(
+            job=settings.job,
+            algorithm=settings.algorithm,
+            prompts=inputs.prompts,
+            keys=inputs.keys,
+            sampling=sampling,
+            look_ahead_steps=settings.look_ahead_steps if settings.cache else None,
+        ),
+        algorithm=algorithm,
+        reward=find_reward(settings.reward, inputs.table),
+        tokenizer=inputs.tokenizer,
+        evaluator=_evaluator(settings, inputs),
+    )
+    run = open_run(settings)
+    try:
+        async with open_engines(settings, sampling) as engines:
+            loop = TrainingLoop(task=task, policy=policy, run=run, engines=engines, clock=CLOCK)
+            await loop.run()
+    finally:
+        run.reporter.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is read before anything is started."""
+
+    tokenizer: Tokenizer
+    keys: PromptKeys
+    table: Table
+    prompts: list[Prompt]
+
+
+def load_inputs(settings: TrainerSettings) -> Inputs:
+    """Read tokenizer and prompts. Raises ConfigurationError."""
+    folder = settings.model.tokenizer_path or settings.model.path
+    for name, path in (("config.json", settings.model.path), ("tokenizer.json", folder)):
+        if not (path / name).is_file():
+            raise ConfigurationError(faults=[f"model: there is no {name} in {path}"])
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=settings.model.trust_remote_code, local_files_only=True
+    )
+    table = load_table(settings.dataset, cache_dir=settings.run_dir / "datasets")
+    return Inputs(
+        tokenizer=tokenizer,
+        keys=PromptKeys(
+            secret=_cache_secret(settings),
+            fingerprint=tokenizer_fingerprint((folder / "tokenizer.json").read_bytes()),
+        ),
+        table=table,
+        prompts=build_prompts(
+            table, tokenizer, max_prompt_tokens=settings.sampling.max_prompt_tokens
+        ),
+    )
+
+
+def _evaluator(settings: TrainerSettings, inputs: Inputs) -> Evaluator | None:
+    if settings.evaluation is None:
+        return None
+    dataset = settings.dataset.model_copy(update={"uri": settings.evaluation.uri})
+    table = load_table(dataset, cache_dir=settings.run_dir / "datasets")
+    return Evaluator(
+        settings=settings.evaluation,
+        job=settings.job,
+        prompts=build_prompts(
+            table, inputs.tokenizer, max_prompt_tokens=settings.sampling.max_prompt_tokens
+        ),
+        keys=inputs.keys,
+        reward=find_reward(settings.reward, table),
+        tokenizer=inputs.tokenizer,
+        clock=CLOCK,
+    )
+
+
+def _cache_secret(settings: TrainerSettings) -> bytes:
+    """The TreeCache's secret; without a cache the job's name, as keys then leave no process."""
+    if settings.cache is None:
+        return settings.job.encode()
+    secret = read_secret("cache.secret_file", settings.cache.secret_file)
+    if not 1 <= len(secret) <= 64:
+        raise ConfigurationError(
+            faults=[f"cache.secret_file holds {len(secret)} bytes; allowed are 1 to 64"]
+        )
+    return secret
+
+
+def read_secret(field: str, path: Path) -> bytes:
+    """A file's content without white space at its ends. Raises ConfigurationError."""
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        fault = f"{field} {path} cannot be read: {error.strerror}"
+        raise ConfigurationError(faults=[fault]) from error
+
+
+def stop_token_ids(tokenizer: Tokenizer, model: Any) -> tuple[int, ...]:
+    """Tokens that end a response: the tokenizer's and those of the model's generation settings."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({token for token in (tokenizer.eos_token_id, *ids) if token is not None}))
+
+
+def sampling_plan(settings: TrainerSettings, stop_ids: tuple[int, ...]) -> SamplingPlan:
+    """How rollouts of this job are sampled."""
+    return SamplingPlan(
+        max_tokens=settings.sampling.max_response_tokens,
+        temperature=settings.sampling.temperature,
+        top_p=settings.sampling.top_p,
+        top_k=max(settings.sampling.top_k, 0),
+        stop_token_ids=stop_ids,
+        timeout_seconds=settings.request_timeout_seconds,
+        timeout_seconds_per_token=settings.request_timeout_seconds_per_token,
+        max_attempts=settings.max_rollout_attempts,
+    )
+
+
+def open_run(settings: TrainerSettings) -> Run:
+    """The run's files, new or as an earlier process left them."""
+    is_bfloat16 = settings.optimizer.dtype == "bfloat16"
+    sinks = open_sinks(settings.report_to, job=settings.job, run_dir=settings.run_dir)
+    return Run(
+        folder=settings.run_dir,
+        journal=Journal(settings.run_dir / "journal"),
+        checkpoints=Checkpoints(
+            settings.storage.checkpoints_dir, keep=settings.storage.keep_checkpoints
+        ),
+        checkpoint_every_steps=settings.storage.checkpoint_every_steps,
+        weights=WeightsFolder(
+            settings.storage.weights_dir, dtype=torch.bfloat16 if is_bfloat16 else torch.float32
+        ),
+        reporter=Reporter(settings.run_dir / "metrics.jsonl", sinks),
+    )
+
+
+@asynccontextmanager
+async def open_engines(settings: TrainerSettings, sampling: SamplingPlan) -> AsyncIterator[Engines]:
+    """Connections to the engines and to the coordination server, closed in the end."""
+    token = None
+    if settings.token_file is not None:
+        token = read_secret("token_file", settings.token_file).decode()
+    num_connections = (settings.max_concurrent_rollouts + 2) * len(settings.engines)
+    board = None
+    if settings.coordination_url is not None:
+        board = Coordination.from_url(settings.coordination_url, job=settings.job)
+    async with open_http(token, max_connections=num_connections) as http:
+        clients = [
+            EngineClient(engine, http, timeout_seconds=settings.request_timeout_seconds)
+            for engine in settings.engines
+        ]
+        pool = EnginePool(
+            clients,
+            max_in_flight=settings.max_concurrent_rollouts,
+            max_load_attempts=settings.max_rollout_attempts,
+        )
+        announcer = Announcer(board, num_pending=lambda: pool.num_pending, clock=CLOCK)
+        async with announcer, pool:
+            client = RolloutClient(pool, SingleTurn(), sampling, clock=CLOCK)
+            yield Engines(pool=pool, client=client, announcer=announcer)
+    if board is not None:
+        await board.close()

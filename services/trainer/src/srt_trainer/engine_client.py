@@ -1,0 +1,120 @@
+"""HTTP to the gateway of one rollout engine; the only module that knows status codes.
+
+* Raises `EngineUnavailable` for whatever may be better later or elsewhere, `EngineRefused` for what
+  will be wrong for ever. Bodies never get into messages: they may hold tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from srt_common.errors import EngineRefused, EngineUnavailable
+from srt_common.messages.rollouts import (
+    DECODE_LOAD,
+    DECODE_RESPONSE,
+    ENCODE_JSON,
+    GENERATE_PATH,
+    LOAD_PATH,
+    WEIGHTS_PATH,
+    EngineLoad,
+    GenerateRequest,
+    GenerateResponse,
+    WeightUpdate,
+)
+from srt_trainer.settings import EngineEndpoint
+
+Message = TypeVar("Message")
+
+LATER_STATUSES = frozenset({408, 409, 429})
+"""Of the 4xx: a gateway that is slow or busy, or still holds an earlier attempt."""
+
+
+class EngineClient:
+    """One engine. Safe to share between tasks of one event loop."""
+
+    def __init__(
+        self, endpoint: EngineEndpoint, http: httpx.AsyncClient, *, timeout_seconds: float
+    ) -> None:
+        self.name = endpoint.name
+        self._url = endpoint.url
+        self._http = http
+        self._timeout_seconds = timeout_seconds
+
+    async def generate(
+        self, request: GenerateRequest, *, headers: dict[str, str], timeout_seconds: float
+    ) -> GenerateResponse:
+        """Sample one response. Cancelling the call aborts it in the engine."""
+        content = await self._post(GENERATE_PATH, request, headers, timeout_seconds)
+        return self._decoded(DECODE_RESPONSE, content)
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        """Make the engine load weights; harmless when it has them already."""
+        await self._post(WEIGHTS_PATH, update, {}, self._timeout_seconds)
+
+    async def load(self) -> EngineLoad:
+        """What the engine is doing and which weights it has."""
+        request = self._http.build_request(
+            "GET", self._url + LOAD_PATH, timeout=self._timeout_seconds
+        )
+        return self._decoded(DECODE_LOAD, await self._send(request))
+
+    async def _post(
+        self, path: str, message: msgspec.Struct, headers: dict[str, str], timeout_seconds: float
+    ) -> bytes:
+        request = self._http.build_request(
+            "POST",
+            self._url + path,
+            content=ENCODE_JSON.encode(message),
+            headers={"content-type": "application/json", **headers},
+            timeout=httpx.Timeout(timeout_seconds, connect=self._timeout_seconds),
+        )
+        return await self._send(request)
+
+    async def _send(self, request: httpx.Request) -> bytes:
+        try:
+            response = await self._http.send(request)
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(engine=self.name, reason=type(error).__name__) from error
+        if response.is_success:
+            return response.content
+        reason = f"{request.method} {request.url.path} was answered {response.status_code}"
+        if response.status_code >= 500 or response.status_code in LATER_STATUSES:
+            raise EngineUnavailable(engine=self.name, reason=reason)
+        raise EngineRefused(engine=self.name, reason=f"{reason} {_problem_type(response)}")
+
+    def _decoded(self, decoder: msgspec.json.Decoder[Message], content: bytes) -> Message:
+        try:
+            return decoder.decode(content)
+        except msgspec.MsgspecError as error:
+            reason = f"answer is not what was asked for: {type(error).__name__}"
+            raise EngineUnavailable(engine=self.name, reason=reason) from error
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """A problem document, as far as it may be shown."""
+
+    type: str = ""
+
+
+def _problem_type(response: httpx.Response) -> str:
+    try:
+        return msgspec.json.decode(response.content, type=_Problem).type[:100]
+    except msgspec.MsgspecError:
+        return ""
+
+
+def open_http(token: str | None, *, max_connections: int) -> httpx.AsyncClient:
+    """The connection pool of all engines.
+
+    Args:
+        token: bearer token of the gateways, None when they ask for none.
+        max_connections: requests that may be in flight at once, over all engines.
+    """
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    limits = httpx.Limits(
+        max_connections=max_connections, max_keepalive_connections=max_connections
+    )
+    return httpx.AsyncClient(headers=headers, limits=limits, trust_env=False)

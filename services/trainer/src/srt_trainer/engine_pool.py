@@ -1,0 +1,202 @@
+"""The engines of a job: which of them have the current weights, and who samples on which.
+
+An engine is *ready* when its own report says that it has the weights the pool was last given.
+
+    not ready --(/load: right version, or weights loaded)--> ready --(any trouble)--> not ready
+
+* Work goes to ready engines only; one keeper task per engine brings it (back) to ready, with
+  back-off.
+* An engine that restarted has lost the weights; its keeper loads them before it is used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from srt_common.errors import EngineUnavailable
+from srt_common.keys import PromptKey
+from srt_common.messages.rollouts import WeightUpdate
+from srt_trainer.engine_choice import EngineSlots, next_assignment
+from srt_trainer.engine_client import EngineClient
+
+FIRST_BACKOFF_SECONDS: Final = 0.1
+MAX_BACKOFF_SECONDS: Final = 5.0
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class EnginePool:
+    """Hands out slots on ready engines. Belongs to one event loop; use as a context manager."""
+
+    def __init__(
+        self, clients: Sequence[EngineClient], *, max_in_flight: int, max_load_attempts: int
+    ) -> None:
+        self._max_in_flight = max_in_flight
+        self._engines = {
+            client.name: _Engine(client, max_load_attempts, self._hand_out) for client in clients
+        }
+        self._waiting: dict[PromptKey, deque[asyncio.Future[_Engine]]] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> EnginePool:
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        for engine in self._engines.values():
+            keeper = tasks.create_task(engine.keep_ready(), name=f"keeper of {engine.client.name}")
+            self._stack.callback(keeper.cancel)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.__aexit__(*error)  # type: ignore[arg-type]
+
+    @property
+    def num_pending(self) -> int:
+        """Rollouts that wait for a slot."""
+        return sum(len(futures) for futures in self._waiting.values())
+
+    async def publish(self, update: WeightUpdate) -> None:
+        """Give every engine these weights.
+
+        Returns when each engine has them or has failed at least once; the latter are tried again in
+        the background and get no work before they have them.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for engine in self._engines.values():
+                tasks.create_task(engine.aim_for(update))
+
+    @asynccontextmanager
+    async def slot(self, key: PromptKey) -> AsyncIterator[EngineClient]:
+        """A place on an engine, as soon as there is one.
+
+        `EngineUnavailable` raised inside also takes the engine out of use until it is ready again.
+        """
+        engine = await self._acquire(key)
+        try:
+            yield engine.client
+        except EngineUnavailable as error:
+            engine.doubt(error)
+            raise
+        finally:
+            engine.num_in_flight -= 1
+            self._hand_out()
+
+    async def _acquire(self, key: PromptKey) -> _Engine:
+        future: asyncio.Future[_Engine] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append(future)
+        self._hand_out()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                self._forget(key, future)
+            else:
+                future.result().num_in_flight -= 1
+                self._hand_out()
+            raise
+
+    def _forget(self, key: PromptKey, future: asyncio.Future[_Engine]) -> None:
+        self._waiting[key].remove(future)
+        if not self._waiting[key]:
+            del self._waiting[key]
+
+    def _hand_out(self) -> None:
+        """Give slots to waiting rollouts as long as there are both."""
+        while assignment := next_assignment(
+            list(self._waiting),
+            [engine.slots() for engine in self._engines.values() if engine.is_ready],
+            num_waiting=self.num_pending,
+            max_in_flight=self._max_in_flight,
+        ):
+            key, name = assignment
+            engine, future = self._engines[name], self._waiting[key][0]
+            self._forget(key, future)
+            if not future.done():
+                engine.num_in_flight += 1
+                future.set_result(engine)
+
+
+class _Engine:
+    """One engine and what keeps it ready."""
+
+    def __init__(
+        self, client: EngineClient, max_load_attempts: int, on_ready: Callable[[], None]
+    ) -> None:
+        self.client = client
+        self.num_in_flight = 0
+        self.is_ready = False
+        self._target: WeightUpdate | None = None
+        self._has_work = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._max_load_attempts = max_load_attempts
+        self._on_ready = on_ready
+
+    def slots(self) -> EngineSlots:
+        return EngineSlots(self.client.name, self.num_in_flight)
+
+    async def aim_for(self, target: WeightUpdate) -> None:
+        """Want these weights; returns once they were loaded or could not be."""
+        self._target, self.is_ready = target, False
+        self._settled.clear()
+        self._has_work.set()
+        await self._settled.wait()
+
+    def doubt(self, error: EngineUnavailable) -> None:
+        """Have the keeper look before the engine is used again."""
+        if self.is_ready:
+            extra = {"engine": error.engine, "reason": error.reason}
+            _LOGGER.warning("engine is in doubt", extra=extra)
+        self.is_ready = False
+        self._has_work.set()
+
+    async def keep_ready(self) -> None:
+        """Run until cancelled. Raises what the engine says is wrong for good."""
+        num_failures, num_failed_loads = 0, 0
+        while True:
+            await self._has_work.wait()
+            try:
+                await self._become_ready()
+            except EngineUnavailable as error:
+                num_failures += 1
+                num_failed_loads = num_failed_loads + 1 if isinstance(error, _LoadFailed) else 0
+                if num_failed_loads >= self._max_load_attempts:
+                    raise
+                self._settled.set()
+                await self._wait_after(num_failures, error)
+            else:
+                num_failures, num_failed_loads = 0, 0
+
+    async def _wait_after(self, num_failures: int, error: EngineUnavailable) -> None:
+        if num_failures == 1:
+            extra = {"engine": error.engine, "reason": error.reason}
+            _LOGGER.warning("engine is not ready", extra=extra)
+        backoff_seconds = FIRST_BACKOFF_SECONDS * 2.0 ** (num_failures - 1)
+        await asyncio.sleep(min(backoff_seconds, MAX_BACKOFF_SECONDS))
+
+    async def _become_ready(self) -> None:
+        """Compare the engine's weights with the target and load them where they differ."""
+        target = self._target
+        if target is None:
+            self._has_work.clear()
+            return
+        load = await self.client.load()
+        if load.is_draining:
+            raise EngineUnavailable(engine=self.client.name, reason="it is draining")
+        if load.policy_version != target.policy_version:
+            try:
+                await self.client.update_weights(target)
+            except EngineUnavailable as error:
+                raise _LoadFailed(engine=error.engine, reason=error.reason) from error
+        if target is not self._target:
+            return
+        self.is_ready = True
+        self._has_work.clear()
+        self._settled.set()
+        self._on_ready()
+
+
+class _LoadFailed(EngineUnavailable):
+    """An engine that answers could not load weights."""
