@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from opentelemetry import metrics, trace
 
 from srt_common.clock import SystemClock
 from srt_common.errors import ConfigurationError, EngineError
@@ -23,10 +24,11 @@ from srt_common.telemetry.setup import configure
 from srt_rollout.admission import Limits
 from srt_rollout.bearer import BearerToken
 from srt_rollout.engine import EngineProcess, vocabulary_size
-from srt_rollout.engine_client import EngineClient
+from srt_rollout.engine_client import KEEP_ALIVE_SECONDS, EngineClient
 from srt_rollout.gateway import make_app
 from srt_rollout.pod import Pod
 from srt_rollout.prefetch import PromptPrefetch
+from srt_rollout.rollout_trace import RolloutTraces
 from srt_rollout.settings import RolloutSettings
 
 _LOG = logging.getLogger("srt_rollout")
@@ -57,7 +59,7 @@ def main() -> int:
 
 
 async def serve(settings: RolloutSettings, *, metrics_folder: Path) -> int:
-    """Serve until a signal (0) or until the engine has ended (1)."""
+    """Serve until a signal (0) or until the engine has ended (1). Raises ConfigurationError."""
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
@@ -68,10 +70,16 @@ async def serve(settings: RolloutSettings, *, metrics_folder: Path) -> int:
     )
     token, prefetch = BearerToken(settings.token_file), make_prefetch(settings)
     engine = await EngineProcess.start(settings, metrics_folder=metrics_folder)
-    client = EngineClient.to(engine.url, engine=settings.engine_name)
-    pod = Pod(settings, client, limits=limits, token=token, prefetch=prefetch, clock=SystemClock())
     try:
-        return await _serve_pod(settings, pod, engine, stopping)
+        pod = Pod(
+            settings,
+            EngineClient.to(engine.url, engine=settings.engine_name),
+            limits=limits,
+            traces=make_traces(settings.engine_name),
+            prefetch=prefetch,
+            clock=SystemClock(),
+        )
+        return await run(pod, engine, make_server(settings, pod, token), stopping)
     finally:
         await engine.stop(timeout_seconds=settings.stop_seconds)
 
@@ -85,66 +93,57 @@ def make_prefetch(settings: RolloutSettings) -> PromptPrefetch | None:
     return PromptPrefetch.to(url, token=token, secret_file=secret, model=settings.model)
 
 
-async def _serve_pod(
-    settings: RolloutSettings, pod: Pod, engine: EngineProcess, stopping: asyncio.Event
-) -> int:
+def make_traces(engine: str) -> RolloutTraces:
+    """Spans and counters of this process's providers."""
+    scope = "srt_rollout.gateway"
+    return RolloutTraces(engine, tracer=trace.get_tracer(scope), meter=metrics.get_meter(scope))
+
+
+def make_server(settings: RolloutSettings, pod: Pod, token: BearerToken) -> GatewayServer:
+    """The gateway's HTTP server, not started."""
     config = uvicorn.Config(
-        make_app(pod, max_body_bytes=settings.max_body_bytes),
+        make_app(pod, token=token, max_body_bytes=settings.max_body_bytes),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.stop_seconds),
     )
-    server = GatewayServer(config)
+    return GatewayServer(config)
+
+
+async def run(
+    pod: Pod, engine: EngineProcess, server: GatewayServer, stopping: asyncio.Event
+) -> int:
+    """Serve, and drain once ``stopping`` is set; the exit status."""
     serving = asyncio.create_task(server.serve())
     ended = asyncio.create_task(engine.wait())
     stopped = asyncio.create_task(stopping.wait())
     started = asyncio.create_task(pod.wait_started())
     try:
-        status = await _supervise(
-            pod, serving=serving, ended=ended, stopped=stopped, started=started
-        )
-    finally:
-        for task in (started, stopped):
-            task.cancel()
-        server.should_exit = True
-        await engine.stop(timeout_seconds=settings.stop_seconds)
-        await serving
-    return status
-
-
-async def _supervise(
-    pod: Pod,
-    *,
-    serving: asyncio.Task[None],
-    ended: asyncio.Task[int],
-    stopped: asyncio.Task[bool],
-    started: asyncio.Task[None],
-) -> int:
-    """0 once a signal came and the pod has drained; 1 when the engine or the server ended first."""
-    await asyncio.wait({serving, ended, stopped, started}, return_when=asyncio.FIRST_COMPLETED)
-    if started.done() and (error := started.exception()) is not None:
-        if not isinstance(error, EngineError):
-            raise error
+        await asyncio.wait({started, ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
+            _LOG.info("serving")
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            _LOG.error("engine ended", extra={"exit_status": ended.result()})
+            return 1
+        _LOG.info("draining")
+        drained = asyncio.create_task(pod.drain())
+        await asyncio.wait({drained, ended}, return_when=asyncio.FIRST_COMPLETED)
+    except EngineError as error:
         _LOG.error("engine did not start", extra={"reason": str(error)})
         return 1
-    if started.done():
-        _LOG.info("serving")
-        await asyncio.wait({serving, ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if ended.done():
-        _LOG.error("engine ended", extra={"exit_status": ended.result()})
-        return 1
-    if serving.done():
-        _LOG.error("gateway could not listen")
-        return 1
-    _LOG.info("draining")
-    await asyncio.wait(
-        {asyncio.create_task(pod.drain()), ended}, return_when=asyncio.FIRST_COMPLETED
-    )
-    _LOG.info("drained")
-    return 0
+    else:
+        return 0
+    finally:
+        started.cancel()
+        stopped.cancel()
+        server.should_exit = True
+        await serving
 
 
 if __name__ == "__main__":

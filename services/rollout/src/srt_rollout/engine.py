@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from srt_common.errors import ConfigurationError
+from srt_rollout.engine_client import KEEP_ALIVE_SECONDS
 from srt_rollout.settings import RolloutSettings
 
 SERVED_MODEL_NAME = "policy"
@@ -178,6 +179,7 @@ def environment(settings: RolloutSettings, *, metrics_folder: Path) -> dict[str,
     """
     variables: dict[str, str | None] = {
         "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": None,

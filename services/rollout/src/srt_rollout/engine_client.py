@@ -1,6 +1,7 @@
 """vLLM's HTTP routes, as far as the gateway uses them (reference: vllm.md 4 to 6).
 
-* Bodies of rollouts pass through as bytes.
+* Bodies of rollouts pass through as bytes, over connections that are kept; control calls take a
+  fresh one each, because vLLM closes a kept one after an error without saying so.
 * httpx errors and 5xx become `EngineUnavailable`, 4xx `EngineRefused` with vLLM's own sentence.
 """
 
@@ -16,6 +17,9 @@ from srt_common.messages.rollouts import ABORT_PATH, ENGINE_ID_PREFIX, GENERATE_
 
 COMPLETIONS_PATH = "/v1/completions"
 
+KEEP_ALIVE_SECONDS: Final = 120
+"""How long the engine keeps an idle connection; we let go of it earlier."""
+
 _CONNECT_SECONDS: Final = 5.0
 _CONTROL_SECONDS: Final = 30.0
 _WEIGHTS_SECONDS: Final = 600.0
@@ -24,24 +28,33 @@ _WEIGHTS_SECONDS: Final = 600.0
 class EngineClient:
     """One vLLM server. Safe to share between tasks of one event loop."""
 
-    def __init__(self, client: httpx.AsyncClient, *, engine: str) -> None:
-        self._client = client
+    def __init__(
+        self, rollouts: httpx.AsyncClient, control: httpx.AsyncClient, *, engine: str
+    ) -> None:
+        self._rollouts = rollouts
+        self._control_calls = control
         self._engine = engine
 
     @classmethod
     def to(cls, url: str, *, engine: str) -> EngineClient:
         """Connect lazily. A rollout is never timed out; it is aborted."""
-        client = httpx.AsyncClient(
+        rollouts = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS / 2),
             trust_env=False,
         )
-        return cls(client, engine=engine)
+        control = httpx.AsyncClient(
+            base_url=url,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            trust_env=False,
+        )
+        return cls(rollouts, control, engine=engine)
 
     async def close(self) -> None:
         """Let go of all connections; what is in flight is aborted by vLLM."""
-        await self._client.aclose()
+        await self._rollouts.aclose()
+        await self._control_calls.aclose()
 
     # -- rollouts
     async def generate(self, body: bytes, headers: dict[str, str]) -> bytes:
@@ -127,7 +140,7 @@ class EngineClient:
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         content = {"Content-Type": "application/json"} | headers
         try:
-            response = await self._client.post(path, content=body, headers=content)
+            response = await self._rollouts.post(path, content=body, headers=content)
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
         self._raise_for(response)
@@ -137,7 +150,7 @@ class EngineClient:
         self, method: str, path: str, *, timeout: float = _CONTROL_SECONDS, **options: Any
     ) -> httpx.Response:
         try:
-            response = await self._client.request(method, path, timeout=timeout, **options)
+            response = await self._control_calls.request(method, path, timeout=timeout, **options)
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
         self._raise_for(response)

@@ -29,6 +29,7 @@ from srt_common.errors import (
 from srt_common.messages import rollouts
 from srt_common.messages.rollouts import AbortRequest, WeightUpdate
 from srt_rollout import admission
+from srt_rollout.bearer import BearerToken
 from srt_rollout.engine_client import COMPLETIONS_PATH
 from srt_rollout.flights import DuplicateRequest
 from srt_rollout.pod import Pod
@@ -52,7 +53,7 @@ _STATUS_OF: dict[type[SRTError], int] = {
 }
 
 
-def make_app(pod: Pod, *, max_body_bytes: int) -> FastAPI:
+def make_app(pod: Pod, *, token: BearerToken, max_body_bytes: int) -> FastAPI:
     """The gateway of one engine."""
 
     @asynccontextmanager
@@ -63,7 +64,7 @@ def make_app(pod: Pod, *, max_body_bytes: int) -> FastAPI:
     app = FastAPI(
         docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan
     )
-    routes = Routes(pod, max_body_bytes=max_body_bytes)
+    routes = Routes(pod, token=token, max_body_bytes=max_body_bytes)
     app.add_api_route(rollouts.GENERATE_PATH, routes.generate, methods=["POST"])
     app.add_api_route(rollouts.ABORT_PATH, routes.abort_requests, methods=["POST"])
     app.add_api_route(COMPLETIONS_PATH, routes.completions, methods=["POST"])
@@ -81,8 +82,9 @@ def make_app(pod: Pod, *, max_body_bytes: int) -> FastAPI:
 class Routes:
     """One method per route."""
 
-    def __init__(self, pod: Pod, *, max_body_bytes: int) -> None:
+    def __init__(self, pod: Pod, *, token: BearerToken, max_body_bytes: int) -> None:
         self._pod = pod
+        self._token = token
         self._max_body_bytes = max_body_bytes
 
     async def generate(self, request: Request) -> Response:
@@ -138,7 +140,7 @@ class Routes:
         return _json(b'{"status":"ok"}')
 
     def _authorize(self, request: Request) -> None:
-        if not self._pod.token.is_presented_by(request.headers.get("authorization")):
+        if not self._token.is_presented_by(request.headers.get("authorization")):
             raise Unauthorized(
                 engine=self._pod.limits.engine,
                 reason="the Authorization header carries no valid bearer token",

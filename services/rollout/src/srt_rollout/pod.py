@@ -20,7 +20,6 @@ from srt_common.errors import EngineUnavailable
 from srt_common.messages.rollouts import EngineLoad, ExtraArgs
 from srt_rollout import admission
 from srt_rollout.admission import AcceptedCompletion, AcceptedGenerate, Limits
-from srt_rollout.bearer import BearerToken
 from srt_rollout.engine_client import EngineClient
 from srt_rollout.flights import Flights
 from srt_rollout.lanes import Lanes
@@ -42,13 +41,12 @@ class Pod:
         client: EngineClient,
         *,
         limits: Limits,
-        token: BearerToken,
+        traces: RolloutTraces,
         prefetch: PromptPrefetch | None,
         clock: Clock,
     ) -> None:
         self.client = client
         self.limits = limits
-        self.token = token
         self._settings = settings
         self._prefetch = prefetch
         self._clock = clock
@@ -65,7 +63,7 @@ class Pod:
             root=settings.weights_root,
             has_drafter=settings.drafter_enabled,
         )
-        self._traces = RolloutTraces(limits.engine)
+        self._traces = traces
         self._gauges = GaugeReader(
             client.metrics, max_age_seconds=settings.metrics_max_age_seconds, clock=clock
         )

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
-from opentelemetry import metrics, trace
-from opentelemetry.trace import SpanKind
+from opentelemetry import trace
+from opentelemetry.metrics import Meter
+from opentelemetry.trace import SpanKind, Tracer
 
 from srt_common.messages.rollouts import ExtraArgs, RequestMetrics
 from srt_common.telemetry import names
@@ -54,10 +55,9 @@ class RolloutTrace:
 class RolloutTraces:
     """Makes the spans and counters of one engine's gateway."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, engine: str, *, tracer: Tracer, meter: Meter) -> None:
         self._engine = engine
-        self._tracer = trace.get_tracer("srt_rollout.gateway")
-        meter = metrics.get_meter("srt_rollout.gateway")
+        self._tracer = tracer
         self._rollouts = RolloutInstruments.of(meter)
         self._drafts = DraftInstruments.of(meter)
 
