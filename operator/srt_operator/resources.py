@@ -269,7 +269,7 @@ class RetentionSpec(Part):
     max_bytes: Annotated[Bytes, Field(ge=2**20)] = 2**30
     """Trees of one replica; least useful prompts go first."""
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 128
-    """Rollouts kept of one prompt."""
+    """Rollouts kept of one prompt. Bytes alone decide until the cache retains by value."""
 
 
 class RedisSpec(Part):

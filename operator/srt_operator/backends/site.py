@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from socket import socket
 from typing import Final
 
 from srt_common import embedded
@@ -76,46 +76,56 @@ def prepared(job: SRTJob, layout: RunLayout) -> Iterator[Site]:
         if not file.exists():
             write_private(file, secrets.token_hex(32))
     with ExitStack() as stack:
-        command, url, broker_url = _server(job, layout, stack)
-        yield Site(
-            python=sys.executable,
-            layout=layout,
-            model=local_folder(job.spec.model.uri),
-            ports=free_ports([member.name for member in serving(job)]),
-            server_command=command,
-            server_url=url,
-            broker_url=broker_url,
-            num_engine_threads=_engine_threads(job),
-        )
+        yield site_of(job, layout, server_socket=_socket_path(layout, stack))
+
+
+def site_of(job: SRTJob, layout: RunLayout, *, server_socket: Path) -> Site:
+    """What the processes of a run would find, made without touching anything.
+
+    Raises:
+        ConfigurationError: no model, or no Redis-protocol server to be had.
+    """
+    command, url, broker_url = _server(job, layout, server_socket)
+    return Site(
+        python=sys.executable,
+        layout=layout,
+        model=local_folder(job.spec.model.uri),
+        ports=free_ports([member.name for member in serving(job)]),
+        server_command=command,
+        server_url=url,
+        broker_url=broker_url,
+        num_engine_threads=_engine_threads(job),
+    )
 
 
 def free_ports(names: list[str]) -> dict[str, int]:
     """A port of the loopback for each name; nobody listens on them now."""
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in names]
+        probes = [stack.enter_context(socket()) for _ in names]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return {name: probe.getsockname()[1] for name, probe in zip(names, probes, strict=True)}
 
 
-def _server(job: SRTJob, layout: RunLayout, stack: ExitStack) -> tuple[tuple[str, ...], str, str]:
+def _server(
+    job: SRTJob, layout: RunLayout, server_socket: Path
+) -> tuple[tuple[str, ...], str, str]:
     """Command (empty: somebody else runs it), URL, and URL for Celery."""
-    given = job.spec.tree_cache.template.redis
-    if given is not None:
-        broker_url = given.endpoint.replace("unix://", "redis+socket://")
-        return (), given.endpoint, broker_url
+    cache = job.spec.tree_cache.template
+    if cache.redis is not None:
+        url = cache.redis.endpoint
+        return (), url, url.replace("unix://", "redis+socket://")
     server = embedded.on_socket(
-        _socket_path(layout, stack),
-        folder=layout.private.resolve(),
-        max_memory_bytes=job.spec.tree_cache.template.retention.max_bytes * 2
-        + _SERVER_OVERHEAD_BYTES,
+        server_socket,
+        folder=layout.private,
+        max_memory_bytes=2 * cache.retention.max_bytes + _SERVER_OVERHEAD_BYTES,
     )
     return server.command, server.url, server.broker_url
 
 
 def _socket_path(layout: RunLayout, stack: ExitStack) -> Path:
     """In the run's private folder, or in a short-lived one where that path is too long."""
-    path = layout.private.resolve() / "redis.sock"
+    path = layout.private / "redis.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
         return path
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="srt-"))) / "redis.sock"

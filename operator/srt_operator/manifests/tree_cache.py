@@ -18,6 +18,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
             "SRT_TREE_CACHE_REDIS_URL": site.server_url,
             "SRT_TREE_CACHE_CACHE_ID": job.metadata.name,
             "SRT_TREE_CACHE_NUM_SHARDS": str(template.shards),
+            "SRT_TREE_CACHE_INSTANCE": member.name,
             "SRT_TREE_CACHE_HOST": "127.0.0.1",
             "SRT_TREE_CACHE_PORT": str(site.ports[member.name]),
             "SRT_TREE_CACHE_MEMORY_LIMIT_BYTES": str(template.retention.max_bytes),

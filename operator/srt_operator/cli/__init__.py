@@ -1,0 +1,24 @@
+"""`srt`: one command for everything a user does.
+
+Exit statuses: 0 done, 1 the job or a check failed, 2 wrong usage (nothing was started), 130
+interrupted (``--resume`` goes on).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from srt_common.errors import ConfigurationError
+from srt_operator.constants import EXIT_REFUSED
+
+
+def main() -> None:
+    """Entry point of the `srt` command."""
+    from srt_operator.cli.app import app
+
+    try:
+        app()
+    except ConfigurationError as error:
+        for fault in error.faults:
+            sys.stderr.write(f"{fault}\n")
+        sys.exit(EXIT_REFUSED)

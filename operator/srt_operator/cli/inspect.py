@@ -1,0 +1,100 @@
+"""`srt get`, `srt logs`: look at a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from srt_common.errors import ConfigurationError
+from srt_operator.layout import RunLayout
+from srt_operator.status import SRTJobStatus
+
+FOLLOW_SECONDS = 0.3
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/x.")]
+
+
+def get(run: RunFolder) -> None:
+    """Show phase, processes and conditions of a run, or of both arms of a comparison."""
+    console = Console()
+    for layout in arms_of(run):
+        status = _status(layout)
+        progress = f"step {status.progress.step} of {status.progress.steps}"
+        console.print(f"{layout.root.name}: {status.phase}, {progress}", markup=False)
+        console.print(_process_table(status), _condition_table(status))
+
+
+def logs(
+    run: RunFolder,
+    process: Annotated[
+        str | None, typer.Argument(help="Process, such as rollout-0; none: list them.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+) -> None:
+    """Print the log of one process of a run."""
+    layout = RunLayout(run)
+    names = sorted(path.stem for path in layout.logs.glob("*.log"))
+    if not names:
+        raise ConfigurationError(faults=[f"RUN is {str(run)!r}: allowed is a run folder with logs"])
+    if process is None:
+        typer.echo("\n".join(names))
+        return
+    if process not in names:
+        fault = f"PROCESS is {process!r}: allowed are {', '.join(names)}"
+        raise ConfigurationError(faults=[fault])
+    for text in _tail(layout.log_of(process), follow=follow):
+        typer.echo(text, nl=False)
+
+
+def arms_of(run: Path) -> list[RunLayout]:
+    """The run's own folder, or those of its arms. Raises ConfigurationError."""
+    arms = [RunLayout(run / arm) for arm in ("off", "on") if (run / arm / "job.yaml").exists()]
+    if not arms and not (run / "job.yaml").exists():
+        raise ConfigurationError(faults=[f"RUN is {str(run)!r}: allowed is a run folder"])
+    return arms or [RunLayout(run)]
+
+
+def _status(layout: RunLayout) -> SRTJobStatus:
+    try:
+        return SRTJobStatus.model_validate_json(layout.status.read_text())
+    except (OSError, ValidationError):
+        return SRTJobStatus()
+
+
+def _tail(path: Path, *, follow: bool) -> Iterator[str]:
+    with path.open(errors="replace") as file:
+        while True:
+            if text := file.read():
+                yield text
+            elif follow:
+                time.sleep(FOLLOW_SECONDS)
+            else:
+                return
+
+
+def _process_table(status: SRTJobStatus) -> Table:
+    table = Table("process", "state", "restarts", "last exit", box=None)
+    for process in status.processes:
+        exit_code = "" if process.exit_code is None else str(process.exit_code)
+        table.add_row(process.name, process.state, str(process.restarts), exit_code)
+    return table
+
+
+def _condition_table(status: SRTJobStatus) -> Table:
+    table = Table("condition", "status", "reason", "since", "message", box=None)
+    for condition in status.conditions:
+        table.add_row(
+            condition.type,
+            condition.status,
+            condition.reason,
+            condition.last_transition_time,
+            condition.message,
+        )
+    return table

@@ -1,0 +1,160 @@
+"""`srt run`: a job on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from srt_common.errors import ConfigurationError
+from srt_operator import compare as comparing
+from srt_operator import local_run, run_folder
+from srt_operator.backends.site import site_of
+from srt_operator.cli.tables import arms_table, conclusion
+from srt_operator.constants import (
+    EXIT_COMPLETE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    ConditionType,
+    Phase,
+)
+from srt_operator.display import display
+from srt_operator.job_file import dump_job, load_job
+from srt_operator.layout import RunLayout
+from srt_operator.manifests.build import local_process
+from srt_operator.processes import members
+from srt_operator.resources import SRTJob
+from srt_operator.run_lines import LineFile
+from srt_operator.status import SRTJobStatus
+
+EPILOG = """Examples:  srt run job.yaml  |  srt run job.yaml --set spec.algorithm.steps=20 --resume
+|  srt run job.yaml --compare  |  srt run job.yaml --dry-run.
+Exit status: 0 all steps are done, 1 the job failed, 2 wrong job, option or folder (nothing was
+started), 130 interrupted (--resume goes on)."""
+
+
+def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads a command line
+    job_file: Annotated[Path, typer.Argument(metavar="JOB", help="An SRTJob as YAML.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a field. May be repeated."),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Run folder.  [default: storage.path/name]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's run.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move a run that is there aside.")] = False,
+    no_srt: Annotated[bool, typer.Option("--no-srt", help="Stock engines, no drafting.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run with SRT off, then on, and compare.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the job and its processes; start nothing.")
+    ] = False,
+) -> None:
+    """Run an SRTJob on this machine, as processes that end with this command."""
+    wanted = list(overrides or ()) + list(comparing.NO_SRT if no_srt else ())
+    text = _read(job_file)
+    job = load_job(text, overrides=wanted)
+    _check_options(resume=resume, fresh=fresh, no_srt=no_srt, compare=compare)
+    layout = RunLayout((run_dir or Path(job.spec.storage.path) / job.metadata.name).resolve())
+    console = Console()
+    if dry_run:
+        _show_plan(console, job, layout)
+        return
+    arms = _arms(text, wanted, layout, compare=compare)
+    if compare:
+        run_folder.open_folder(job, layout, resume=resume, fresh=fresh)
+        resume, fresh = True, False
+    for arm_job, arm_layout in arms.values():
+        run_folder.open_folder(arm_job, arm_layout, resume=resume, fresh=fresh)
+    raise typer.Exit(asyncio.run(_run(console, job, layout, arms)))
+
+
+def _read(job_file: Path) -> str:
+    try:
+        return job_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        fault = f"JOB is {str(job_file)!r}: allowed is a readable YAML file ({error})"
+        raise ConfigurationError(faults=[fault]) from error
+
+
+def _check_options(*, resume: bool, fresh: bool, no_srt: bool, compare: bool) -> None:
+    if resume and fresh:
+        raise ConfigurationError(faults=["--resume and --fresh: allowed is one of them"])
+    if no_srt and compare:
+        raise ConfigurationError(faults=["--no-srt and --compare: allowed is one of them"])
+
+
+Arms = Mapping[str, tuple[SRTJob, RunLayout]]
+
+
+def _arms(text: str, overrides: list[str], layout: RunLayout, *, compare: bool) -> Arms:
+    if compare:
+        jobs = comparing.arms(text, overrides)
+        return {arm: (job, comparing.arm_layout(layout, arm)) for arm, job in jobs.items()}
+    job = load_job(text, overrides=overrides)
+    return {comparing.ON if local_run.is_srt(job) else comparing.OFF: (job, layout)}
+
+
+def _show_plan(console: Console, job: SRTJob, layout: RunLayout) -> None:
+    site = site_of(job, layout, server_socket=layout.private / "redis.sock")
+    lines = [dump_job(job).rstrip(), "---", f"# run folder: {layout.root}"]
+    for member in members(job.spec):
+        process = local_process(job, site, member)
+        variables = "".join(f"\n    {k}={v}" for k, v in sorted(process.environment.items()))
+        lines.append(f"# {member.name}: {' '.join(process.command)}{variables}")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+async def _run(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> int:
+    """All arms, one after the other; stops at the first that does not complete."""
+    exit_code = EXIT_COMPLETE
+    async with local_run.interruptible() as interruption:
+        for arm, (arm_job, arm_layout) in arms.items():
+            if local_run.is_done(arm_job, arm_layout):
+                continue
+            title = f"{job.metadata.name} {arm}" if len(arms) > 1 else job.metadata.name
+            with display(console, title, LineFile(arm_layout.metrics)) as show:
+                status = await local_run.run_arm(arm_job, arm_layout, show, interruption)
+            exit_code = _exit_code(status, is_interrupted=interruption.requested.is_set())
+            if exit_code != EXIT_COMPLETE:
+                _explain(console, status, arm_layout)
+                break
+    _conclude(console, job, layout, arms)
+    return exit_code
+
+
+def _exit_code(status: SRTJobStatus, *, is_interrupted: bool) -> int:
+    if status.phase is Phase.FAILED:
+        return EXIT_FAILED
+    is_done = status.phase in (Phase.COMPLETE, Phase.SUSPENDED)
+    return EXIT_INTERRUPTED if is_interrupted and not is_done else EXIT_COMPLETE
+
+
+def _explain(console: Console, status: SRTJobStatus, layout: RunLayout) -> None:
+    for condition in status.conditions:
+        if condition.type is ConditionType.FAILED and condition.status == "True":
+            console.print(f"Failed ({condition.reason}): {condition.message}", markup=False)
+            console.print(f"Logs: {layout.logs}", markup=False, soft_wrap=True)
+            return
+    console.print("Interrupted. `--resume` goes on where it was.", markup=False)
+
+
+def _conclude(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> None:
+    """Leave summary and report, and show the table."""
+    summaries = {
+        arm: local_run.summarise(arm_layout, is_srt=local_run.is_srt(arm_job))
+        for arm, (arm_job, arm_layout) in arms.items()
+        if arm_layout.metrics.exists()
+    }
+    if not summaries:
+        return
+    summary = comparing.joined(job, summaries)
+    local_run.write_summary(layout, summary)
+    console.print(arms_table(summary))
+    console.print(conclusion(summary), markup=False, highlight=False)

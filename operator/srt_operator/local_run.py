@@ -1,0 +1,187 @@
+"""One `srt run` on this machine: an arm, or two arms one after the other, and what came out.
+
+* Everything that is started ends with it; the run folder holds all that is left.
+* The first SIGINT or SIGTERM stops the job in order, the second one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from srt_common.clock import SystemClock
+from srt_operator.backends.local import LocalBackend
+from srt_operator.backends.site import locked, prepared
+from srt_operator.constants import Phase
+from srt_operator.display import Display
+from srt_operator.engine_counters import EngineCounters
+from srt_operator.layout import RunLayout
+from srt_operator.manifests.build import local_process
+from srt_operator.manifests.process import Site
+from srt_operator.processes import Component, members
+from srt_operator.resources import SRTJob
+from srt_operator.run_lines import LineFile, of_kind, read_lines
+from srt_operator.status import SRTJobStatus
+from srt_operator.summary import RunRecord, Summary, arm_summary
+from srt_operator.supervisor import Supervisor
+
+
+@dataclass(slots=True)
+class Interruption:
+    """Whether somebody wants the run to stop."""
+
+    requested: asyncio.Event
+    num_signals: int = 0
+
+
+async def run_arm(
+    job: SRTJob, layout: RunLayout, show: Display, interruption: Interruption
+) -> SRTJobStatus:
+    """Run one job in its folder, from wherever an earlier start left it.
+
+    Raises:
+        ConfigurationError: the folder is in use, or the machine lacks something; nothing runs.
+    """
+    with locked(layout) as lock, prepared(job, layout) as site:
+        backend = LocalBackend(
+            partial(local_process, job, site), layout, clock=SystemClock(), inherited_files=[lock]
+        )
+        async with _companions(job, site) as companions:
+            supervisor = Supervisor(
+                job=job,
+                backend=backend,
+                clock=SystemClock(),
+                publish=_publisher(layout, show),
+                before_stopping=companions.read_last,
+                progress=_progress(layout),
+                stop_requested=interruption.requested,
+            )
+            return await supervisor.run()
+
+
+def summarise(layout: RunLayout, *, is_srt: bool) -> Summary:
+    """What one arm's folder says came out."""
+    record = RunRecord(
+        metrics=read_lines(layout.metrics),
+        engines=read_lines(layout.engines),
+        bubbles=read_lines(layout.bubbles),
+    )
+    return arm_summary(record, is_srt=is_srt)
+
+
+def is_srt(job: SRTJob) -> bool:
+    """Whether the job drafts."""
+    return job.spec.rollout.template.drafter.enabled
+
+
+@asynccontextmanager
+async def interruptible() -> AsyncIterator[Interruption]:
+    """SIGINT and SIGTERM ask for an orderly stop; the second one cancels what is going on."""
+    interruption = Interruption(asyncio.Event())
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def on_signal() -> None:
+        interruption.num_signals += 1
+        interruption.requested.set()
+        if interruption.num_signals > 1 and task is not None:
+            task.cancel()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield interruption
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@dataclass(slots=True)
+class _Companions:
+    """What runs inside `srt run` beside the processes."""
+
+    counters: EngineCounters | None
+
+    async def read_last(self) -> None:
+        """Read what would be gone with the processes."""
+        if self.counters is not None:
+            await self.counters.read()
+
+
+@asynccontextmanager
+async def _companions(job: SRTJob, site: Site) -> AsyncIterator[_Companions]:
+    async with AsyncExitStack() as stack:
+        engines = {
+            member.name: site.url(member.name)
+            for member in members(job.spec)
+            if member.component is Component.ROLLOUT
+        }
+        counters = None
+        if is_srt(job):
+            counters = EngineCounters(
+                engines,
+                token_file=site.layout.token,
+                lines=site.layout.engines,
+                clock=SystemClock(),
+            )
+            await stack.enter_async_context(_task(counters.run(), "engine counters"))
+        yield _Companions(counters)
+
+
+@asynccontextmanager
+async def _task(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Have ``work`` going on inside the block; what it failed with comes out of the block."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _progress(layout: RunLayout) -> Callable[[], int]:
+    metrics = LineFile(layout.metrics)
+    return lambda: len(of_kind(metrics.lines(), "step"))
+
+
+def _publisher(layout: RunLayout, show: Display) -> Callable[[SRTJobStatus], None]:
+    """Shows each status and keeps the last one in the run folder."""
+    last: list[SRTJobStatus] = []
+
+    def publish(status: SRTJobStatus) -> None:
+        show.show(status)
+        if last != [status]:
+            last[:] = [status]
+            replace_text(layout.status, status.model_dump_json(by_alias=True, indent=2) + "\n")
+
+    return publish
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_summary(layout: RunLayout, summary: Summary) -> None:
+    """Leave ``summary.json`` in the run folder."""
+    replace_text(layout.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def is_done(job: SRTJob, layout: RunLayout) -> bool:
+    """Whether an earlier start has done every step that the job asks for."""
+    try:
+        status = SRTJobStatus.model_validate_json(layout.status.read_text())
+    except (OSError, ValidationError):
+        return False
+    return status.phase is Phase.COMPLETE and status.progress.step >= job.spec.algorithm.steps

@@ -1,0 +1,1 @@
+"""Run-ahead: when engines idle, what to generate then, and how it gets there."""

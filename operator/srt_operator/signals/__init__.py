@@ -1,0 +1,1 @@
+"""Where the load of engines is read from."""
