@@ -1,27 +1,44 @@
 """Typed face of the native module: one engine's trees, drafting, and their bookkeeping.
 
-Every method releases the GIL while it works and may be called from any thread; calls are serialised by one
-lock inside the object. Arrays are C-contiguous numpy arrays of exactly the dtype named (another dtype is
-refused with ``TypeError``); the Python face in ``forest.py`` converts once.
+Every method releases the GIL while it works and may be called from any thread; calls are serialised
+by one lock inside the object. Arrays are C-contiguous numpy arrays of exactly the dtype named
+(another dtype is refused with ``TypeError``, a strided view with ``ValueError``).
 
 Packed forms, which are also the wire forms (design 12.6):
 
 * ``tokens``: 3 bytes a token id, little-endian, ids below 2**24.
-* ``soft``: per token one count byte ``n`` (0..8), then ``n`` times (3-byte id, 1 byte code). Code ``c`` means
-  probability ``exp(-c * 5.6 / 255)``; largest first. A count of 0 means "no soft target here". Empty bytes
-  mean that no token of the update has one.
+* ``soft``: per token one count byte ``n`` (0..8), then ``n`` times (3-byte id, 1 byte code). Code
+  ``c`` means probability ``exp(-c * 5.6 / 255)``; largest first. A count of 0 means "no soft target
+  here". Empty bytes mean that no token of the update has one.
 
-Errors: ``ValueError`` with one sentence naming the field, the value and what is allowed; nothing has changed
-then. Source of the algorithm: SRT, arXiv 2601.09083; the estimate is that of docs/paper-map.md.
+Errors: ``ValueError`` with one sentence naming the field, the value and what is allowed; nothing
+has changed then. Source of the algorithm: SRT, arXiv 2601.09083; the estimate is that of
+docs/paper-map.md.
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Update: TypeAlias = tuple[bytes, int, int, int, int, int, int, bytes, bytes]
+__all__ = [
+    "FLAG_OBSERVATION",
+    "LANE_POLICY",
+    "LANE_RUN_AHEAD",
+    "MAX_SOFT_TARGETS",
+    "MODE_OFF",
+    "MODE_POINT_MASS",
+    "MODE_SAMPLED",
+    "SNAPSHOT_VERSION",
+    "Drafts",
+    "Forest",
+    "ForestStats",
+    "PromptStats",
+    "RowStats",
+]
+
+_Update: TypeAlias = tuple[bytes, int, int, int, int, int, int, bytes, bytes]
 """(prompt_key, sequence_id, offset, policy_version, lane, engine_id, flags, tokens, soft)."""
 
 LANE_POLICY: Final[int]
@@ -38,6 +55,7 @@ MAX_SOFT_TARGETS: Final[int]
 
 SNAPSHOT_VERSION: Final[int]
 
+@final
 class Drafts:
     """What `Forest.step` proposes for B rows; D positions in all, row after row."""
 
@@ -55,11 +73,14 @@ class Drafts:
         """[D, 8] its probabilities, summing to 1; 0 where padded. Point mass: (1, 0, ...)."""
     @property
     def survival(self) -> NDArray[np.float32]:
-        """[D] calibrated probability that the draft is accepted up to and including this position."""
+        """[D] calibrated probability that the draft is accepted up to and including this
+        position.
+        """
     @property
     def match_length(self) -> NDArray[np.int32]:
         """[B] tokens of context matched at the row's first position; 0 when nothing matched."""
 
+@final
 class RowStats:
     """What one row drafted; returned when it closes. Counts are tokens unless named otherwise."""
 
@@ -78,7 +99,9 @@ class RowStats:
     def num_accepted_tokens(self) -> int: ...
     @property
     def accepted_by_source(self) -> tuple[int, int, int]:
-        """Accepted tokens that came from history, from this policy version (online), from run-ahead."""
+        """Accepted tokens that came from history, from this policy version (online), from
+        run-ahead.
+        """
     @property
     def num_remote_draft_tokens(self) -> int:
         """Verified drafted tokens supplied by positions that another engine sampled."""
@@ -86,6 +109,7 @@ class RowStats:
     def sum_match_length(self) -> int:
         """Sum of ``match_length`` over hits."""
 
+@final
 class ForestStats:
     """A consistent reading of the whole forest."""
 
@@ -102,7 +126,10 @@ class ForestStats:
     def num_run_ahead_tokens_used(self) -> int:
         """Run-ahead positions that supplied at least one accepted draft token."""
     @property
-    def memory_bytes(self) -> int: ...
+    def memory_bytes(self) -> int:
+        """Bytes of the trees and of the index over them: capacities, not lengths. At most
+        ``max_bytes``, always. Rows, early arrivals and the outbox have limits of their own.
+        """
     @property
     def max_bytes(self) -> int: ...
     @property
@@ -112,14 +139,21 @@ class ForestStats:
     def num_dropped_tokens(self) -> int:
         """Early tokens given up because their buffer was full, since the start."""
     @property
+    def num_refused_tokens(self) -> int:
+        """Tokens not kept because memory was full and nothing could be evicted, since the start."""
+    @property
     def num_evicted_prompts(self) -> int: ...
     @property
     def num_outbox_tokens(self) -> int:
         """Own tokens not yet taken by `drain`."""
     @property
+    def num_dropped_outbox_tokens(self) -> int:
+        """Own tokens given up because the outbox was full, since the start."""
+    @property
     def rows(self) -> RowStats:
         """Sums over all rows, closed ones included."""
 
+@final
 class PromptStats:
     @property
     def num_sequences(self) -> int: ...
@@ -138,11 +172,12 @@ class PromptStats:
     @property
     def memory_bytes(self) -> int: ...
 
+@final
 class Forest:
     """The trees of one engine or of one tree cache replica."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         engine_id: int,
         max_bytes: int,
@@ -151,23 +186,26 @@ class Forest:
         max_recent_positions: int = 32,
         max_early_tokens: int = 1 << 20,
         max_outbox_tokens: int = 1 << 22,
-    ) -> None:
+    ) -> Self:
         """An empty forest.
 
         Args:
             engine_id: this engine's id (below 2**32), stamped on what its rows append.
-            max_bytes: bound on ``memory_bytes``; the least recently used prompts without an open row go first.
+            max_bytes: bound on ``memory_bytes``; the least recently used prompts without an open
+                row go first.
             seed: of the draws that make sampled drafts.
-            soft_targets: drafts follow the recorded probabilities (gamma 1); otherwise sampled tokens
-                count as one observation each (gamma 1.5).
+            soft_targets: drafts follow the recorded probabilities (gamma 1); otherwise sampled
+                tokens count as one observation each (gamma 1.5).
             max_recent_positions: positions read per chain look-up.
             max_early_tokens: bound on tokens that wait for the ones before them.
             max_outbox_tokens: bound on own tokens waiting for `drain`; the oldest go first.
         """
 
-    # -- sequences -----------------------------------------------------------------------------------
+    # -- sequences ---------------------------------------------------------------------------------
     def set_prompt(self, prompt_key: bytes, token_ids: NDArray[np.int32]) -> None:
-        """Give a prompt its text [P]: context of its responses, indexed once at low weight. Idempotent."""
+        """Give a prompt its text [P]: context of its responses, indexed once at low weight.
+        Idempotent.
+        """
     def extend(
         self,
         prompt_key: bytes,
@@ -183,24 +221,32 @@ class Forest:
     ) -> int:
         """Append packed tokens at ``offset`` of a sequence; tokens already held are skipped.
 
-        Returns how many tokens are new; an update ahead of its offset waits (0 now, counted when its gap closes).
+        Returns how many tokens are new; an update ahead of its offset waits (0 now, counted when
+        its gap closes). The origin of the update that starts a sequence is the sequence's. What
+        memory cannot take is counted in ``num_refused_tokens``, not an error.
         """
-    def apply(self, updates: Sequence[Update], max_tokens: int) -> int:
-        """Extend by a prefix of ``updates`` of about ``max_tokens`` tokens; returns how many updates it took.
+    def apply(self, updates: Sequence[_Update], max_tokens: int) -> int:
+        """Extend by a prefix of ``updates`` of about ``max_tokens`` tokens; returns how many
+        updates it took.
 
-        A malformed update is skipped and counted in the second element of `rejected`.
+        A malformed update is skipped, counted, and named in `rejected`. At least one update is
+        taken if there is one.
         """
     def rejected(self) -> tuple[int, str]:
-        """How many updates `apply` has refused since the start, and the last reason ("" when none)."""
+        """How many updates `apply` has refused since the start, and the last reason ("" when
+        none).
+        """
     def mark_used(self, prompt_key: bytes, sequence_id: int, offsets: NDArray[np.int32]) -> int:
-        """Note that positions supplied an accepted draft token; returns how many were not known to have."""
+        """Note that positions supplied an accepted draft token; returns how many were not known to
+        have.
+        """
     def remove_sequence(self, prompt_key: bytes, sequence_id: int) -> bool: ...
     def remove_policy_version(self, policy_version: int) -> int:
         """Drop every sequence sampled by this version; returns tokens dropped."""
     def remove_prompt(self, prompt_key: bytes) -> bool:
         """Drop a whole tree. Open rows of it go on undrafted."""
 
-    # -- rows: requests that are decoding --------------------------------------------------------------
+    # -- rows: requests that are decoding ----------------------------------------------------------
     def open_row(
         self,
         prompt_key: bytes,
@@ -219,11 +265,14 @@ class Forest:
         Args:
             prompt_key: 16 bytes.
             prompt_token_ids: [P] the prompt of the first turn, P >= 1.
-            context_token_ids: [C] what follows it already (earlier turns or chunks): appended as observation
-                tokens at offset 0, so the row's own tokens start at offset C.
+            context_token_ids: [C] what follows it already (earlier turns or chunks): appended as
+                observation tokens at offset 0, so the row's own tokens start at offset C.
             sequence_id: new, below 2**64.
+            policy_version: optimizer steps applied to the sampling weights, below 2**32.
+            lane: LANE_POLICY or LANE_RUN_AHEAD.
             mode: MODE_OFF, MODE_POINT_MASS or MODE_SAMPLED.
-            max_new_tokens: tokens beyond it are not kept; 0 means no limit.
+            max_new_tokens: tokens beyond it are not kept; 0 means no limit. Drafts leave room for
+                the token that the policy samples after them.
             stop_token_ids: tokens after the first of these are not kept.
         """
     def set_row_mode(self, row: int, mode: int) -> None: ...
@@ -244,39 +293,56 @@ class Forest:
     ) -> Drafts:
         """One engine step for B rows: take what they sampled, learn from it, draft what comes next.
 
-        The forest remembers each row's last draft; with ``num_verified`` it learns the mixing weights from the
-        token emitted at each verified position (accepted ones, the first rejected one, and the bonus position
-        where one was estimated) and the calibration from ``overlap``.
+        The forest remembers each row's last draft; with ``num_verified`` it learns the mixing
+        weights from the token emitted at each verified position (accepted ones, the first rejected
+        one, and the bonus position where one was estimated) and the calibration from ``overlap``.
 
         Args:
             rows: [B] open row handles, no duplicates.
-            new_offsets: [B+1] row i sampled new_tokens[new_offsets[i]:new_offsets[i+1]] since its last step.
+            new_offsets: [B+1] row i sampled new_tokens[new_offsets[i]:new_offsets[i+1]] since its
+                last step.
             new_tokens: [N].
-            num_verified: [B] how many positions of the row's last draft went through verification (a prefix).
-            overlap: [sum(num_verified)] or [0]: sum(min(p, q)) at each verified position, NaN where the position
-                comes after the first rejected one; empty: the accept bits are used.
-            soft_offsets: [N+1] or [0]: soft targets of new token n are entries soft_offsets[n]:soft_offsets[n+1].
-            soft_token_ids, soft_probs: [M] the policy's probabilities of its top tokens at that position (at most
-                8 used, below 0.004 dropped).
+            num_verified: [B] how many positions of the row's last draft went through verification
+                (a prefix).
+            overlap: [sum(num_verified)] or [0]: sum(min(p, q)) at each verified position, NaN where
+                the position comes after the first rejected one; empty: the accept bits are used.
+            soft_offsets: [N+1] or [0]: soft targets of new token n are entries
+                soft_offsets[n]:soft_offsets[n+1].
+            soft_token_ids: [M] the policy's top tokens at those positions.
+            soft_probs: [M] their probabilities (the 8 largest are used, below 0.004 dropped).
             max_draft_tokens: [B] upper bound of each row's draft, 0..128; 0 means no draft.
-            min_survival: a draft ends before the position whose calibrated survival would fall below it.
+            min_survival: a draft ends before the position whose calibrated survival would fall
+                below it.
         """
-    def drain(self, max_tokens: int) -> list[Update]:
-        """Take what open and closed rows appended since the last call, oldest first, about ``max_tokens``."""
+    def drain(self, max_tokens: int) -> list[_Update]:
+        """Take what open and closed rows appended since the last call, oldest first, until
+        ``max_tokens`` are reached. Consecutive tokens of a sequence are one update. Tokens the
+        trees refused are part of it.
+        """
     def drain_used(self) -> list[tuple[bytes, int, NDArray[np.int32]]]:
-        """Take (prompt_key, sequence_id, [n] offsets) of positions that supplied accepted tokens here since the
-        last call."""
+        """Take (prompt_key, sequence_id, [n] offsets) of positions that supplied accepted tokens
+        here since the last call. Offsets ascend; at most ``max_outbox_tokens`` wait.
+        """
 
-    # -- reading ---------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
     def stats(self) -> ForestStats: ...
+    def memory_bytes(self) -> int:
+        """As in `stats`, O(1)."""
+    def has_prompt(self, prompt_key: bytes) -> bool: ...
     def prompt_keys(self) -> list[bytes]:
         """Least recently used first."""
     def prompt_stats(self, prompt_key: bytes) -> PromptStats | None: ...
     def sequence_tokens(self, prompt_key: bytes, sequence_id: int) -> NDArray[np.int32] | None:
         """[T] tokens held for a sequence."""
     def snapshot(self, prompt_key: bytes) -> bytes | None:
-        """Canonical image of a tree: equal for equal sets of appends, whatever order they came in."""
+        """Canonical image of a tree's sequences: equal for equal sets of appends, whatever order
+        they came in. The prompt's text, marks of use and learned tables are not part of it.
+        """
     def load_snapshot(self, image: bytes) -> bytes:
-        """Merge an image (sequences extend as by `extend`); returns its prompt key."""
+        """Merge an image (sequences extend as by `extend`, oldest policy version first); returns
+        its prompt key.
+        """
     def check(self) -> None:
-        """Verify every invariant; ``RuntimeError`` names the first broken one. For tests and debug endpoints."""
+        """Verify every invariant; ``RuntimeError`` names the first broken one. For tests and debug
+        endpoints.
+        """

@@ -1,0 +1,201 @@
+//! The blocks of one tree, and the walks over them: backwards through text, along chains.
+//!
+//! * A position's number is its block's number times 32 plus its index in the block.
+//! * Dead blocks stay until `purge`; the numbers of purged ones are reused only after
+//!   `reuse_retired`, when the global index has forgotten them.
+
+use crate::block::{BLOCK_TOKENS, Block};
+use crate::heads::{NONE, vec_bytes, vec_growth_bytes};
+use crate::origin::TokenId;
+
+/// The blocks of one tree.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    blocks: Vec<Option<Box<Block>>>,
+    free: Vec<u32>,
+    retired: Vec<u32>,
+    num_live: usize,
+    num_dead: usize,
+    /// Bytes of the blocks themselves.
+    block_bytes: usize,
+}
+
+impl Arena {
+    /// A block that no purge has freed, dead or alive.
+    pub(crate) fn get(&self, number: u32) -> Option<&Block> {
+        self.blocks.get(number as usize)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut Block> {
+        self.blocks.get_mut(number as usize)?.as_deref_mut()
+    }
+
+    pub(crate) fn live(&self, number: u32) -> Option<&Block> {
+        self.get(number).filter(|block| !block.is_dead)
+    }
+
+    /// Takes a new block in; returns its number.
+    pub(crate) fn add(&mut self, block: Block) -> u32 {
+        self.block_bytes += block.memory_bytes();
+        let block = Some(Box::new(block));
+        if let Some(number) = self.free.pop() {
+            self.blocks[number as usize] = block;
+            number
+        } else {
+            self.blocks.push(block);
+            self.blocks.len() as u32 - 1
+        }
+    }
+
+    /// Changes a block by adding a position to it.
+    pub(crate) fn push(&mut self, number: u32, add: impl FnOnce(&mut Block) -> usize) -> u32 {
+        let Some(block) = self.blocks[number as usize].as_deref_mut() else { return NONE };
+        let before = block.memory_bytes();
+        let index = add(block);
+        self.block_bytes = self.block_bytes + block.memory_bytes() - before;
+        self.num_live += 1;
+        join(number, index)
+    }
+
+    /// Declares a block dead; returns how many of its positions had been used.
+    pub(crate) fn kill(&mut self, number: u32) -> usize {
+        let Some(block) = self.get_mut(number) else { return 0 };
+        block.is_dead = true;
+        let (len, num_used) = (block.len(), block.num_used());
+        self.num_live -= len;
+        self.num_dead += len;
+        num_used
+    }
+
+    pub(crate) fn num_live(&self) -> usize {
+        self.num_live
+    }
+
+    pub(crate) fn num_dead(&self) -> usize {
+        self.num_dead
+    }
+
+    // -- text ------------------------------------------------------------------------------------
+
+    /// How many tokens before a position agree with the end of `context`, up to `limit`.
+    pub(crate) fn match_length(&self, position: u32, context: &[TokenId], limit: usize) -> usize {
+        let (mut number, mut index) = split(position);
+        let mut wanted = context.iter().rev().take(limit);
+        let mut matched = 0;
+        while let Some(block) = self.get(number) {
+            for token in block.tokens[..index.min(block.len())].iter().rev() {
+                if wanted.next() != Some(token) {
+                    return matched;
+                }
+                matched += 1;
+            }
+            (number, index) = (block.previous, BLOCK_TOKENS);
+        }
+        matched
+    }
+
+    /// Up to `limit` tokens before index `index` of a block (or before its end), in order.
+    pub(crate) fn text_before(
+        &self,
+        mut number: u32,
+        mut index: usize,
+        limit: usize,
+    ) -> Vec<TokenId> {
+        let mut text = Vec::with_capacity(limit);
+        while let Some(block) = self.get(number) {
+            let tokens = block.tokens[..index.min(block.len())].iter().rev();
+            text.extend(tokens.take(limit - text.len()));
+            (number, index) = (block.previous, BLOCK_TOKENS);
+        }
+        text.reverse();
+        text
+    }
+
+    // -- chains ----------------------------------------------------------------------------------
+
+    /// The position before this one in a chain.
+    pub(crate) fn next(&self, chain: usize, position: u32) -> u32 {
+        let (number, index) = split(position);
+        self.get(number).map_or(NONE, |block| block.links[index][chain])
+    }
+
+    pub(crate) fn set_next(&mut self, chain: usize, position: u32, next: u32) {
+        let (number, index) = split(position);
+        if let Some(block) = self.get_mut(number) {
+            block.links[index][chain] = next;
+        }
+    }
+
+    pub(crate) fn is_live(&self, position: u32) -> bool {
+        self.live(split(position).0).is_some()
+    }
+
+    /// The first live position of a chain from `position` on.
+    pub(crate) fn first_live(&self, chain: usize, mut position: u32) -> u32 {
+        while position != NONE && !self.is_live(position) {
+            position = self.next(chain, position);
+        }
+        position
+    }
+
+    /// Takes dead positions out of the chain that begins at `newest`; returns its first live one.
+    pub(crate) fn relink(&mut self, chain: usize, newest: u32) -> u32 {
+        let first = self.first_live(chain, newest);
+        let mut last = first;
+        while last != NONE {
+            let next = self.first_live(chain, self.next(chain, last));
+            self.set_next(chain, last, next);
+            last = next;
+        }
+        first
+    }
+
+    // -- memory ----------------------------------------------------------------------------------
+
+    /// Frees the dead blocks, which no chain runs through any more.
+    pub(crate) fn purge(&mut self) {
+        for (number, slot) in self.blocks.iter_mut().enumerate() {
+            if let Some(block) = slot.take_if(|block| block.is_dead) {
+                self.block_bytes -= block.memory_bytes();
+                self.retired.push(number as u32);
+            }
+        }
+        self.num_dead = 0;
+    }
+
+    /// Numbers of freed blocks may be given out again.
+    pub(crate) fn reuse_retired(&mut self) {
+        if !self.retired.is_empty() {
+            self.free.append(&mut self.retired);
+            self.retired.shrink_to_fit();
+        }
+    }
+
+    /// Bytes held, capacities not lengths.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let lists = vec_bytes(&self.blocks) + vec_bytes(&self.free) + vec_bytes(&self.retired);
+        self.block_bytes + lists
+    }
+
+    /// `memory_bytes` counted anew.
+    pub(crate) fn recount_bytes(&self) -> usize {
+        let blocks: usize = self.blocks.iter().flatten().map(|block| block.memory_bytes()).sum();
+        self.memory_bytes() - self.block_bytes + blocks
+    }
+
+    /// Bytes that `num_tokens` positions of one sequence may add at most.
+    pub(crate) fn growth_bytes(&self, num_tokens: usize, num_targets: usize) -> usize {
+        let num_blocks = num_tokens / BLOCK_TOKENS + 1;
+        Block::growth_bytes(num_tokens, num_targets) + vec_growth_bytes(&self.blocks, num_blocks)
+    }
+}
+
+/// Block number and index of a position.
+pub(crate) fn split(position: u32) -> (u32, usize) {
+    (position / BLOCK_TOKENS as u32, position as usize % BLOCK_TOKENS)
+}
+
+/// The position at an index of a block.
+pub(crate) fn join(number: u32, index: usize) -> u32 {
+    number * BLOCK_TOKENS as u32 + index as u32
+}

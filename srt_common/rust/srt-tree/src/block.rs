@@ -1,0 +1,107 @@
+//! A run of up to 32 consecutive positions of one sequence: the unit in which a tree allocates.
+
+use crate::heads::{NONE, NUM_CHAINS};
+use crate::origin::TokenId;
+use crate::soft::{SoftRow, SoftTarget};
+
+/// Positions of a block. Block number and index within it make a position's number.
+pub(crate) const BLOCK_TOKENS: usize = 32;
+
+/// Soft targets are allocated in steps of this many.
+const TARGET_STEP: usize = 16;
+
+/// Consecutive positions of one sequence. All blocks of a sequence but its last are full.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) tokens: [TokenId; BLOCK_TOKENS],
+    /// Per chain the position before this one with the same context; `NONE` at the end.
+    pub(crate) links: [[u32; NUM_CHAINS]; BLOCK_TOKENS],
+    /// Where the soft targets of each position end in `targets`.
+    row_ends: [u16; BLOCK_TOKENS],
+    targets: Vec<SoftTarget>,
+    /// Slot of the sequence in its tree.
+    pub(crate) sequence: u32,
+    /// Block before this one: of the same sequence, or the prompt's last; `NONE` without one.
+    pub(crate) previous: u32,
+    /// What an observation of one of these positions counts.
+    pub(crate) weight: f32,
+    len: u8,
+    /// Bit i: the environment wrote position i.
+    observations: u32,
+    /// Bit i: position i supplied an accepted draft token.
+    used: u32,
+    /// Removed; kept until no chain runs through it.
+    pub(crate) is_dead: bool,
+}
+
+impl Block {
+    pub(crate) fn new(sequence: u32, previous: u32, weight: f32) -> Self {
+        Self {
+            tokens: [0; BLOCK_TOKENS],
+            links: [[NONE; NUM_CHAINS]; BLOCK_TOKENS],
+            row_ends: [0; BLOCK_TOKENS],
+            targets: Vec::new(),
+            sequence,
+            previous,
+            weight,
+            len: 0,
+            observations: 0,
+            used: 0,
+            is_dead: false,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Adds a position; returns its index. The block is not full.
+    pub(crate) fn push(&mut self, token: TokenId, row: &SoftRow, is_observation: bool) -> usize {
+        let index = self.len();
+        self.tokens[index] = token;
+        let targets = row.as_slice();
+        if self.targets.len() + targets.len() > self.targets.capacity() {
+            self.targets.reserve_exact(TARGET_STEP);
+        }
+        self.targets.extend_from_slice(targets);
+        self.row_ends[index] = self.targets.len() as u16;
+        self.observations |= u32::from(is_observation) << index;
+        self.len += 1;
+        if self.len() == BLOCK_TOKENS {
+            self.targets.shrink_to_fit();
+        }
+        index
+    }
+
+    /// The soft targets of a position; empty where it has none.
+    pub(crate) fn soft_row(&self, index: usize) -> &[SoftTarget] {
+        let start = if index == 0 { 0 } else { self.row_ends[index - 1] };
+        &self.targets[usize::from(start)..usize::from(self.row_ends[index])]
+    }
+
+    pub(crate) fn is_observation(&self, index: usize) -> bool {
+        self.observations >> index & 1 == 1
+    }
+
+    /// Marks a position used; returns whether it was not.
+    pub(crate) fn mark_used(&mut self, index: usize) -> bool {
+        let is_new = self.used >> index & 1 == 0;
+        self.used |= 1 << index;
+        is_new
+    }
+
+    pub(crate) fn num_used(&self) -> usize {
+        self.used.count_ones() as usize
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.targets.capacity() * size_of::<SoftTarget>()
+    }
+
+    /// Bytes that `num_tokens` more positions with `num_targets` soft targets may add at most.
+    pub(crate) fn growth_bytes(num_tokens: usize, num_targets: usize) -> usize {
+        let num_blocks = num_tokens / BLOCK_TOKENS + 1;
+        let num_spare = (num_blocks + 1) * TARGET_STEP;
+        num_blocks * size_of::<Self>() + (num_targets + num_spare) * size_of::<SoftTarget>()
+    }
+}

@@ -1,0 +1,104 @@
+//! Which positions speak about a context: the newest of each chain, compared backwards with it.
+//!
+//! * At most `max_recent` live positions are read per chain; a position found by several counts
+//!   once. Chains are read longest order first.
+//! * Order of the result: longest match first, and among equals in the order of reading, which is
+//!   most recent first.
+
+use std::cmp::Reverse;
+
+use crate::arena::split;
+use crate::block::Block;
+use crate::heads::{CHAIN_ORDERS, ContextHashes, NONE};
+use crate::index::{GlobalIndex, Node, Trees, is_live};
+use crate::origin::TokenId;
+use crate::tree::Tree;
+
+/// Longest match looked for in the prompt's own tree.
+pub(crate) const MAX_LOCAL_ORDER: usize = 16;
+/// Longest match looked for in all trees.
+pub(crate) const MAX_GLOBAL_ORDER: usize = 8;
+
+/// A position whose context agrees with the one asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) tree: u32,
+    pub(crate) position: u32,
+    /// Tokens of context that agree.
+    pub(crate) matched: u8,
+}
+
+/// Finds the candidates of one tree.
+pub(crate) fn find_local(
+    tree: &Tree,
+    context: &[TokenId],
+    hashes: &ContextHashes,
+    max_recent: usize,
+    found: &mut Vec<Candidate>,
+) {
+    found.clear();
+    for (chain, fragment) in hashes.chains(0).rev() {
+        let mut num_left = max_recent;
+        let mut position = tree.heads[chain].get(fragment);
+        while position != NONE && num_left > 0 {
+            if tree.arena.is_live(position) {
+                let matched = tree.arena.match_length(position, context, MAX_LOCAL_ORDER);
+                num_left -= accept(found, (tree.slot, position), matched, chain);
+            }
+            position = tree.arena.next(chain, position);
+        }
+    }
+    found.sort_by_key(|candidate| Reverse(candidate.matched));
+}
+
+/// Finds the candidates of all trees.
+pub(crate) fn find_global(
+    (index, trees): (&GlobalIndex, &Trees),
+    context: &[TokenId],
+    hashes: &ContextHashes,
+    max_recent: usize,
+    found: &mut Vec<Candidate>,
+) {
+    found.clear();
+    for (chain, fragment) in hashes.chains(0).rev() {
+        let mut num_left = max_recent;
+        for &Node { tree, position, .. } in index.chain(chain, fragment) {
+            if num_left == 0 {
+                break;
+            }
+            if let Some(holder) = trees[tree as usize].as_deref()
+                && is_live(trees, tree, position)
+            {
+                let matched = holder.arena.match_length(position, context, MAX_GLOBAL_ORDER);
+                num_left -= accept(found, (tree, position), matched, chain);
+            }
+        }
+    }
+    found.sort_by_key(|candidate| Reverse(candidate.matched));
+}
+
+/// Takes a position up if it belongs to the chain, once. Returns 1 if it belongs, else 0: then it
+/// only shares the hash.
+fn accept(
+    found: &mut Vec<Candidate>,
+    (tree, position): (u32, u32),
+    matched: usize,
+    chain: usize,
+) -> usize {
+    if matched < CHAIN_ORDERS[chain] {
+        return 0;
+    }
+    if !found.iter().any(|it| it.position == position && it.tree == tree) {
+        found.push(Candidate { tree, position, matched: matched as u8 });
+    }
+    1
+}
+
+impl Candidate {
+    /// The block that holds it, and its index there.
+    pub(crate) fn place<'a>(&self, trees: &'a Trees) -> Option<(&'a Block, usize)> {
+        let (number, index) = split(self.position);
+        let block = trees[self.tree as usize].as_deref()?.arena.get(number)?;
+        Some((block, index))
+    }
+}

@@ -1,0 +1,379 @@
+//! The trees of one engine, or of one tree cache replica: sequences in, readings out.
+//!
+//! * Extending is idempotent by (sequence, offset); updates ahead of their offset wait.
+//! * Everything is checked before anything changes: a call that fails changed nothing.
+//! * What memory cannot take is refused quietly and counted; drafting goes on.
+
+use std::collections::HashMap;
+
+use hashbrown::HashMap as CountedMap;
+
+use crate::early::{Early, Waiting};
+use crate::error::{Result, TreeError};
+use crate::estimate::Estimator;
+use crate::index::{GlobalIndex, Trees};
+use crate::origin::{
+    Lane, MAX_SEQUENCE_TOKENS, Origin, PromptKey, RowId, SequenceId, TOKEN_LIMIT, TokenId,
+};
+use crate::outbox::{Outbox, OwnedUpdate, UsedLog};
+use crate::packed::Packed;
+use crate::recency::Recency;
+use crate::rng::mix;
+use crate::row::Row;
+use crate::soft::SoftRow;
+use crate::stats::{ForestStats, PromptStats, RowStats};
+use crate::tables::Tables;
+use crate::tree::{Destination, IdHasher, Tree};
+
+/// Settings of a forest.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// This engine's id, stamped on what its rows append.
+    pub engine_id: u32,
+    /// Bound on the bytes of trees and index.
+    pub max_bytes: usize,
+    /// Of the draws that make sampled drafts.
+    pub seed: u64,
+    /// Whether drafts follow recorded probabilities; otherwise each sampled token counts once.
+    pub soft_targets: bool,
+    /// Positions read per chain, 1 to 1024.
+    pub max_recent_positions: usize,
+    /// Bound on tokens that wait for the ones before them.
+    pub max_early_tokens: usize,
+    /// Bound on own tokens waiting to be drained, and on used positions waiting.
+    pub max_outbox_tokens: usize,
+}
+
+/// Packed tokens of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// Names the tree.
+    pub prompt_key: PromptKey,
+    /// Names the sequence.
+    pub sequence_id: SequenceId,
+    /// Where in the sequence the tokens begin.
+    pub offset: u64,
+    /// Where the sequence was sampled.
+    pub origin: Origin,
+    /// Whether the environment wrote the tokens: context only, never drafted.
+    pub is_observation: bool,
+    /// Packed tokens.
+    pub tokens: &'a [u8],
+    /// Packed soft targets.
+    pub soft: &'a [u8],
+}
+
+/// The trees of one engine.
+#[derive(Debug)]
+pub struct Forest {
+    pub(crate) config: Config,
+    pub(crate) keys: CountedMap<PromptKey, u32, IdHasher>,
+    pub(crate) trees: Trees,
+    pub(crate) free_slots: Vec<u32>,
+    pub(crate) retired_slots: Vec<u32>,
+    pub(crate) recency: Recency,
+    pub(crate) index: GlobalIndex,
+    /// Bytes of the trees.
+    pub(crate) tree_bytes: usize,
+    pub(crate) early: Early,
+    pub(crate) outbox: Outbox,
+    pub(crate) used: UsedLog,
+    pub(crate) rows: HashMap<RowId, Row>,
+    pub(crate) next_row: u64,
+    pub(crate) num_steps: u64,
+    pub(crate) tables: Tables,
+    pub(crate) estimator: Estimator,
+    pub(crate) totals: RowStats,
+    pub(crate) num_refused: u64,
+    pub(crate) num_evicted: u64,
+}
+
+impl Forest {
+    /// An empty forest.
+    ///
+    /// # Errors
+    /// When `max_recent_positions` is out of range.
+    pub fn new(config: Config) -> Result<Self> {
+        if !(1..=1024).contains(&config.max_recent_positions) {
+            let value = config.max_recent_positions;
+            return Err(TreeError::invalid("max_recent_positions", value, "from 1 to 1024"));
+        }
+        Ok(Self {
+            config,
+            keys: CountedMap::default(),
+            trees: Vec::new(),
+            free_slots: Vec::new(),
+            retired_slots: Vec::new(),
+            recency: Recency::new(),
+            index: GlobalIndex::new(mix(config.seed)),
+            tree_bytes: 0,
+            early: Early::new(config.max_early_tokens),
+            outbox: Outbox::new(config.max_outbox_tokens),
+            used: UsedLog::new(config.max_outbox_tokens),
+            rows: HashMap::new(),
+            next_row: 1,
+            num_steps: 0,
+            tables: Tables::new(),
+            estimator: Estimator::default(),
+            totals: RowStats::default(),
+            num_refused: 0,
+            num_evicted: 0,
+        })
+    }
+
+    // -- sequences -------------------------------------------------------------------------------
+
+    /// Gives a prompt its text: context of its responses, indexed once at low weight. Idempotent.
+    ///
+    /// # Errors
+    /// When there is no token, or one is out of range.
+    pub fn set_prompt(&mut self, key: PromptKey, tokens: &[i32]) -> Result<()> {
+        let tokens = token_ids("token_ids", tokens)?;
+        if tokens.is_empty() {
+            return Err(TreeError::invalid("token_ids", "empty", "at least one token"));
+        }
+        self.give_prompt(key, &tokens);
+        Ok(())
+    }
+
+    /// Appends packed tokens; those already held are skipped. Returns how many are new, those
+    /// included that waited for these.
+    ///
+    /// # Errors
+    /// When a packed form is malformed or the sequence would become too long.
+    pub fn extend(&mut self, update: &Update<'_>) -> Result<usize> {
+        let packed = Packed::parse(update.tokens, update.soft)?;
+        let end = update.offset.saturating_add(packed.len() as u64);
+        if end > u64::from(MAX_SEQUENCE_TOKENS) {
+            return Err(TreeError::invalid("offset", update.offset, "below 2^28 with all tokens"));
+        }
+        if packed.is_empty() {
+            return Ok(0);
+        }
+        let (key, id, offset) = (update.prompt_key, update.sequence_id, update.offset as usize);
+        if offset > self.held(key, id) {
+            let waiting = Waiting {
+                offset,
+                origin: update.origin,
+                is_observation: update.is_observation,
+                num_tokens: packed.len(),
+                tokens: update.tokens.into(),
+                soft: update.soft.into(),
+            };
+            self.early.insert(key, id, waiting);
+            return Ok(0);
+        }
+        let to = Destination { id, origin: update.origin, is_observation: update.is_observation };
+        let mut num_new = self.extend_by(key, to, offset, &packed);
+        while let Some(waiting) = self.early.take_ready(key, id, self.held(key, id)) {
+            let packed = Packed::parse(&waiting.tokens, &waiting.soft)?;
+            let (origin, is_observation) = (waiting.origin, waiting.is_observation);
+            let to = Destination { id, origin, is_observation };
+            num_new += self.extend_by(key, to, waiting.offset, &packed);
+        }
+        Ok(num_new)
+    }
+
+    /// Extends by what a sequence does not hold yet; `offset` is within what it holds.
+    fn extend_by(
+        &mut self,
+        key: PromptKey,
+        to: Destination,
+        offset: usize,
+        packed: &Packed<'_>,
+    ) -> usize {
+        let skip = self.held(key, to.id) - offset;
+        let num_new = packed.len().saturating_sub(skip);
+        if num_new == 0 || !self.append(key, to, packed.iter().skip(skip), packed.num_targets()) {
+            return 0;
+        }
+        num_new
+    }
+
+    /// Appends to a sequence of a tree if memory allows.
+    pub(crate) fn append(
+        &mut self,
+        key: PromptKey,
+        to: Destination,
+        items: impl Iterator<Item = (TokenId, SoftRow)>,
+        num_targets: usize,
+    ) -> bool {
+        let items: Vec<_> = items.collect();
+        let slot = self.plant(key);
+        let Some(slot) = slot.filter(|&slot| self.reserve(slot, items.len(), num_targets)) else {
+            self.num_refused += items.len() as u64;
+            return false;
+        };
+        self.change_tree(slot, |tree, index| tree.append(to, items.into_iter(), index));
+        self.recency.touch(slot);
+        true
+    }
+
+    pub(crate) fn give_prompt(&mut self, key: PromptKey, tokens: &[TokenId]) {
+        let Some(slot) = self.plant(key) else { return };
+        let Some(tree) = self.trees[slot as usize].as_deref() else { return };
+        let num_positions = tokens.len() + crate::heads::MAX_CHAIN_ORDER * tree.num_sequences();
+        if tree.prompt().is_none() && self.reserve(slot, num_positions, 0) {
+            self.change_tree(slot, |tree, index| tree.set_prompt(tokens, index));
+        }
+    }
+
+    /// Notes that positions supplied an accepted draft token; returns how many were not known to
+    /// have. What is not held is passed over.
+    ///
+    /// # Errors
+    /// When an offset is negative.
+    pub fn mark_used(&mut self, key: PromptKey, id: SequenceId, offsets: &[i32]) -> Result<usize> {
+        if let Some(offset) = offsets.iter().find(|&&offset| offset < 0) {
+            return Err(TreeError::invalid("offsets", offset, "not negative"));
+        }
+        let Some(tree) = self.tree_mut(key) else { return Ok(0) };
+        let mut num_new = 0;
+        for &offset in offsets {
+            let position = tree.position(id, offset as usize);
+            num_new += usize::from(position.is_some_and(|it| tree.mark_used(it).is_some()));
+        }
+        Ok(num_new)
+    }
+
+    /// Drops a sequence; returns whether it was held. What waits for it is dropped too.
+    pub fn remove_sequence(&mut self, key: PromptKey, id: SequenceId) -> bool {
+        self.early.remove_sequence(key, id);
+        let Some(&slot) = self.keys.get(&key) else { return false };
+        let removed = self.change_tree(slot, |tree, index| tree.remove(id, index)).flatten();
+        self.settle();
+        removed.is_some()
+    }
+
+    /// Drops every sequence of a policy version; returns tokens dropped.
+    pub fn remove_policy_version(&mut self, policy_version: u32) -> usize {
+        self.early.remove_where(|_, origin| origin.policy_version == policy_version);
+        let slots: Vec<_> = self.keys.values().copied().collect();
+        let mut num_tokens = 0;
+        for slot in slots {
+            let removed = self
+                .change_tree(slot, |tree, index| tree.remove_policy_version(policy_version, index));
+            num_tokens += removed.unwrap_or(0);
+        }
+        self.settle();
+        num_tokens
+    }
+
+    /// Drops a whole tree, and what waits for it. Its open rows go on undrafted.
+    pub fn remove_prompt(&mut self, key: PromptKey) -> bool {
+        self.early.remove_where(|its, _| its == key);
+        let Some(&slot) = self.keys.get(&key) else { return false };
+        for row in self.rows.values_mut().filter(|row| row.tree == Some(slot)) {
+            row.tree = None;
+            row.is_kept = false;
+        }
+        self.fell(slot);
+        self.settle();
+        true
+    }
+
+    // -- what leaves -----------------------------------------------------------------------------
+
+    /// Takes what rows appended since the last call, oldest first, until `max_tokens` tokens.
+    pub fn drain(&mut self, max_tokens: usize) -> Vec<OwnedUpdate> {
+        self.outbox.drain(max_tokens)
+    }
+
+    /// Takes (prompt, sequence, ascending offsets) of positions that supplied accepted tokens here
+    /// since the last call.
+    pub fn drain_used(&mut self) -> Vec<(PromptKey, SequenceId, Vec<u32>)> {
+        self.used.drain()
+    }
+
+    // -- reading ---------------------------------------------------------------------------------
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A consistent reading.
+    #[must_use]
+    pub fn stats(&self) -> ForestStats {
+        let mut stats = ForestStats {
+            num_prompts: self.keys.len(),
+            memory_bytes: self.memory_bytes(),
+            max_bytes: self.config.max_bytes,
+            num_early_tokens: self.early.num_tokens(),
+            num_dropped_tokens: self.early.num_dropped(),
+            num_refused_tokens: self.num_refused,
+            num_evicted_prompts: self.num_evicted,
+            num_outbox_tokens: self.outbox.num_tokens(),
+            num_dropped_outbox_tokens: self.outbox.num_dropped(),
+            rows: self.totals,
+            ..ForestStats::default()
+        };
+        for tree in self.trees.iter().flatten() {
+            stats.num_sequences += tree.num_sequences();
+            stats.num_tokens += tree.num_tokens;
+            stats.num_run_ahead_tokens += tree.num_run_ahead_tokens;
+            stats.num_run_ahead_tokens_used += tree.num_run_ahead_tokens_used;
+        }
+        stats
+    }
+
+    /// Prompts held, least recently used first.
+    pub fn prompt_keys(&self) -> impl Iterator<Item = PromptKey> {
+        self.recency.iter().filter_map(|slot| Some(self.trees[slot as usize].as_deref()?.key))
+    }
+
+    /// Whether a prompt has a tree.
+    #[must_use]
+    pub fn has_prompt(&self, key: PromptKey) -> bool {
+        self.keys.contains_key(&key)
+    }
+
+    /// A reading of one tree.
+    #[must_use]
+    pub fn prompt_stats(&self, key: PromptKey) -> Option<PromptStats> {
+        self.tree(key).map(Tree::stats)
+    }
+
+    /// Tokens held of a sequence.
+    #[must_use]
+    pub fn sequence_tokens(&self, key: PromptKey, id: SequenceId) -> Option<Vec<TokenId>> {
+        let tree = self.tree(key)?;
+        tree.sequence(id).map(|sequence| tree.tokens_of(sequence))
+    }
+
+    pub(crate) fn tree(&self, key: PromptKey) -> Option<&Tree> {
+        self.trees[*self.keys.get(&key)? as usize].as_deref()
+    }
+
+    fn tree_mut(&mut self, key: PromptKey) -> Option<&mut Tree> {
+        self.trees[*self.keys.get(&key)? as usize].as_deref_mut()
+    }
+
+    pub(crate) fn held(&self, key: PromptKey, id: SequenceId) -> usize {
+        self.tree(key).map_or(0, |tree| tree.sequence_len(id))
+    }
+}
+
+/// Checks token ids as they come from arrays.
+pub(crate) fn token_ids(field: &'static str, tokens: &[i32]) -> Result<Vec<TokenId>> {
+    check_token_ids(field, tokens)?;
+    Ok(tokens.iter().map(|&token| token as TokenId).collect())
+}
+
+pub(crate) fn check_token_ids(field: &'static str, tokens: &[i32]) -> Result<()> {
+    match tokens.iter().find(|&&token| token as u32 >= TOKEN_LIMIT) {
+        Some(token) => Err(TreeError::invalid(field, token, "token ids from 0 to 2^24 - 1")),
+        None => Ok(()),
+    }
+}
+
+impl Update<'_> {
+    /// Where the sequence was sampled, from its parts.
+    ///
+    /// # Errors
+    /// When the lane is unknown.
+    pub fn origin(policy_version: u32, lane: u8, engine_id: u32) -> Result<Origin> {
+        Ok(Origin { policy_version, lane: Lane::try_from(lane)?, engine_id })
+    }
+}

@@ -1,0 +1,58 @@
+//! Trees of sampled sequences that draft the next tokens of running rollouts.
+//!
+//! One [`Forest`] holds a tree per prompt and an index over all of them. Engines open a row per
+//! request and call [`Forest::step`] once per engine step: it takes what the rows sampled, learns
+//! from it, and returns drafts with the distribution each token was drawn from.
+//!
+//! | part | modules |
+//! |---|---|
+//! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `soft` |
+//! | what follows a context | `candidates`, `estimate`, `tables`, `draft` |
+//! | what engines call | `forest`, `step`, `row`, `memory`, `early`, `outbox` |
+//! | what lasts | `packed`, `snapshot`, `check` |
+//!
+//! Source: SRT, arXiv 2601.09083; the verification that keeps drafts exact is speculative sampling,
+//! arXiv 2211.17192.
+#![deny(missing_docs, unsafe_code)]
+
+mod arena;
+mod block;
+mod candidates;
+mod check;
+mod draft;
+mod early;
+mod error;
+mod estimate;
+mod forest;
+mod heads;
+mod index;
+mod memory;
+mod origin;
+mod outbox;
+pub mod packed;
+mod recency;
+mod rng;
+mod row;
+mod snapshot;
+mod soft;
+mod stats;
+mod step;
+mod tables;
+mod tree;
+
+pub use draft::{Drafts, Draw, Independent};
+pub use error::{Result, TreeError};
+pub use estimate::Weighted;
+pub use forest::{Config, Forest, Update};
+pub use heads::CHAIN_ORDERS;
+pub use origin::{
+    Lane, MAX_SEQUENCE_TOKENS, Origin, PromptKey, RowId, SequenceId, Source, TOKEN_LIMIT, TokenId,
+};
+pub use outbox::OwnedUpdate;
+pub use rng::Rng;
+pub use row::RowRequest;
+pub use snapshot::SNAPSHOT_VERSION;
+pub use soft::{MAX_SOFT_TARGETS, MIN_PROBABILITY, SoftRow, SoftTarget};
+pub use stats::{ForestStats, PromptStats, RowStats};
+pub use step::{MAX_DRAFT_TOKENS, Step};
+pub use tables::{Mode, ORDERS};

@@ -1,0 +1,188 @@
+//! The versioned image of one tree: its sequences, whatever order they came in.
+//!
+//! * Canonical: sequences by id, each as the longest runs of sampled and of observed tokens. Equal
+//!   sets of appends give equal images. The prompt's text and which positions were used are not
+//!   part of it.
+//! * Layout, little-endian: `SRTT`, version u16, prompt key, number of sequences u32, sequences,
+//!   CRC-32 of all that u32. A sequence: id u64, policy version u32, lane u8, engine id u32, number
+//!   of runs u32, runs. A run: flags u8, number of tokens u32, soft bytes u32, packed tokens, packed
+//!   soft targets.
+//! * Loading checks everything before it changes anything, and lengths before it allocates.
+
+use crate::error::{Result, TreeError};
+use crate::forest::{Forest, Update};
+use crate::origin::{MAX_SEQUENCE_TOKENS, Origin, PromptKey, SequenceId};
+use crate::packed::{Packed, Packer};
+use crate::tree::{Sequence, Tree};
+
+/// Version of the image written; no other is read.
+pub const SNAPSHOT_VERSION: u16 = 1;
+
+const MAGIC: &[u8; 4] = b"SRTT";
+const FLAG_OBSERVATION: u8 = 1;
+
+impl Forest {
+    /// The image of a tree; none when it is not held.
+    #[must_use]
+    pub fn snapshot(&self, key: PromptKey) -> Option<Vec<u8>> {
+        let tree = self.tree(key)?;
+        let sequences = tree.sorted_sequences();
+        let mut image = MAGIC.to_vec();
+        image.extend(SNAPSHOT_VERSION.to_le_bytes());
+        image.extend(key.0);
+        image.extend((sequences.len() as u32).to_le_bytes());
+        for sequence in sequences {
+            write_sequence(tree, sequence, &mut image);
+        }
+        let checksum = crc32fast::hash(&image);
+        image.extend(checksum.to_le_bytes());
+        Some(image)
+    }
+
+    /// Merges an image: its sequences extend as by `extend`, oldest policy version first. Returns its
+    /// prompt key.
+    ///
+    /// # Errors
+    /// When the image is not whole, not of this version or not canonical.
+    pub fn load_snapshot(&mut self, image: &[u8]) -> Result<PromptKey> {
+        let (key, mut updates) = parse(image)?;
+        updates.sort_by_key(|it| (it.origin.policy_version, it.sequence_id, it.offset));
+        for update in &updates {
+            self.extend(update)?;
+        }
+        Ok(key)
+    }
+}
+
+fn write_sequence(tree: &Tree, sequence: &Sequence, image: &mut Vec<u8>) {
+    let Some(origin) = sequence.origin else { return };
+    image.extend(sequence.id.0.to_le_bytes());
+    image.extend(origin.policy_version.to_le_bytes());
+    image.push(origin.lane as u8);
+    image.extend(origin.engine_id.to_le_bytes());
+    let runs = runs(tree, sequence);
+    image.extend((runs.len() as u32).to_le_bytes());
+    for (flags, run) in runs {
+        image.push(flags);
+        image.extend((run.len() as u32).to_le_bytes());
+        image.extend((run.soft.len() as u32).to_le_bytes());
+        image.extend(run.tokens);
+        image.extend(run.soft);
+    }
+}
+
+/// The longest runs of equal flags.
+fn runs(tree: &Tree, sequence: &Sequence) -> Vec<(u8, Packer)> {
+    let mut runs: Vec<(u8, Packer)> = Vec::new();
+    for block in tree.blocks_of(sequence) {
+        for index in 0..block.len() {
+            let flags = if block.is_observation(index) { FLAG_OBSERVATION } else { 0 };
+            if runs.last().is_none_or(|(its, _)| *its != flags) {
+                runs.push((flags, Packer::default()));
+            }
+            if let Some((_, run)) = runs.last_mut() {
+                run.push(block.tokens[index], block.soft_row(index));
+            }
+        }
+    }
+    runs
+}
+
+fn refuse<T>(value: impl std::fmt::Display, allowed: &str) -> Result<T> {
+    Err(TreeError::invalid("image", value, allowed))
+}
+
+/// Reads a checked image as updates.
+fn parse(image: &[u8]) -> Result<(PromptKey, Vec<Update<'_>>)> {
+    let Some((body, checksum)) = image.split_last_chunk::<4>() else {
+        return refuse(format!("{} bytes", image.len()), "a whole snapshot");
+    };
+    let mut reader = Reader { rest: body };
+    if reader.take(MAGIC.len())? != MAGIC {
+        return refuse("something else", "a snapshot of a tree");
+    }
+    let version = u16::from_le_bytes(reader.array()?);
+    if version != SNAPSHOT_VERSION {
+        return refuse(format!("of version {version}"), "of version 1");
+    }
+    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
+        return refuse("damaged", "a snapshot whose checksum holds");
+    }
+    let key = PromptKey(reader.array()?);
+    let mut updates = Vec::new();
+    let mut last = None;
+    for _ in 0..reader.u32()? {
+        let id = SequenceId(u64::from_le_bytes(reader.array()?));
+        if last.replace(id) >= Some(id) {
+            return refuse("out of order", "sequences by ascending id");
+        }
+        read_sequence(&mut reader, key, id, &mut updates)?;
+    }
+    if !reader.rest.is_empty() {
+        return refuse(format!("{} bytes too long", reader.rest.len()), "a whole snapshot");
+    }
+    Ok((key, updates))
+}
+
+fn read_sequence<'a>(
+    reader: &mut Reader<'a>,
+    prompt_key: PromptKey,
+    sequence_id: SequenceId,
+    updates: &mut Vec<Update<'a>>,
+) -> Result<()> {
+    let policy_version = reader.u32()?;
+    let lane = reader.take(1)?[0].try_into()?;
+    let origin = Origin { policy_version, lane, engine_id: reader.u32()? };
+    let mut offset = 0;
+    let mut last = None;
+    for _ in 0..reader.u32()? {
+        let flags = reader.take(1)?[0];
+        let (num_tokens, num_soft_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
+        let tokens = reader.take(num_tokens.saturating_mul(3))?;
+        let soft = reader.take(num_soft_bytes)?;
+        Packed::parse(tokens, soft)?;
+        if flags > FLAG_OBSERVATION || last.replace(flags) == Some(flags) || num_tokens == 0 {
+            return refuse("not canonical", "runs of alternating flags 0 and 1");
+        }
+        let is_observation = flags == FLAG_OBSERVATION;
+        updates.push(Update {
+            prompt_key,
+            sequence_id,
+            offset,
+            origin,
+            is_observation,
+            tokens,
+            soft,
+        });
+        offset += num_tokens as u64;
+    }
+    if offset > u64::from(MAX_SEQUENCE_TOKENS) {
+        return refuse(format!("a sequence of {offset} tokens"), "sequences below 2^28 tokens");
+    }
+    Ok(())
+}
+
+/// Cuts fields off the front.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.rest.split_at_checked(len) else {
+            return refuse("cut short", "a whole snapshot");
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+}
