@@ -144,7 +144,7 @@ async def test_a_sample_is_claimed_by_one_task_which_may_ask_again(
     assert await job.claim_sample("00ff", 1, 2, f"task-{winner}")
     assert await job.claim_sample("00ff", 2, 2, "another")
     assert await job.claim_sample("00ff", 1, 3, "another")
-    ttl = await seconds_to_live(redis, PREFIX + "claim:00ff:1:2")
+    ttl = await seconds_to_live(redis, PREFIX + "claim:00ff:1:2:0")
     assert 0 < ttl <= CLAIM_TTL_SECONDS
 
 

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from srt_common.errors import CoordinationUnavailable, LeaseLost
 from srt_common.keys import PromptKey
+from srt_common.messages.runahead import RunaheadOutcome
 from srt_common.store.redis_log import connect
 
 Phase = Literal["rollout", "reward", "train", "weight_sync", "checkpoint", "eval", "finished"]
@@ -30,7 +31,9 @@ BUBBLE_TTL_SECONDS: Final = 3.0
 LEASE_TTL_SECONDS: Final = 10.0
 PROMPT_TTL_SECONDS: Final = 3600
 CLAIM_TTL_SECONDS: Final = 120
+PARTIAL_TTL_SECONDS: Final = 600
 MAX_DEAD_LETTERS: Final = 1000
+MAX_ABORT_SECONDS: Final = 10_000
 
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
@@ -73,6 +76,31 @@ class Bubble(msgspec.Struct, frozen=True):
 
     epoch: int
     deadline_at_unix: float
+
+
+class UnfinishedSample(msgspec.Struct, frozen=True):
+    """A run-ahead sample whose last chunk ended before the sample did."""
+
+    prompt_key: str
+    """Hex of the 16-byte key."""
+    sample: int
+    policy_version: int
+    chunk: int
+    """The chunk that would go on with it, 1 or more."""
+    token_ids: tuple[int, ...]
+    """Sampled so far, by all its chunks."""
+
+
+class RunaheadTotals(msgspec.Struct, frozen=True):
+    """What became of all chunks of a job so far."""
+
+    num_results: dict[str, int]
+    """Chunks by ``RunaheadOutcome.result``."""
+    num_tokens: int
+    num_finished: int
+    """Samples that reached their end."""
+    abort_seconds: tuple[float, ...]
+    """Of aborted chunks, oldest first, the newest `MAX_ABORT_SECONDS`."""
 
 
 class Coordination:
@@ -163,17 +191,101 @@ class Coordination:
             data = await self._redis.get(self._prefix + "bubble:" + engine)
         return None if data is None else msgspec.msgpack.decode(cast(bytes, data), type=Bubble)
 
+    # -- run-ahead samples and their chunks (workers write, operator reads)
     async def claim_sample(
-        self, prompt_key: str, sample: int, policy_version: int, task: str
+        self, prompt_key: str, sample: int, policy_version: int, task: str, *, chunk: int = 0
     ) -> bool:
-        """True for the first task that asks for this sample, and for the same task redelivered."""
-        key = f"{self._prefix}claim:{prompt_key}:{sample}:{policy_version}"
+        """True for the first task that asks for this chunk of a sample, and for the same task
+        redelivered.
+        """
+        key = self._claim_key(prompt_key, sample, policy_version, chunk)
         async with self._translated():
             if await self._redis.set(key, task, nx=True, ex=CLAIM_TTL_SECONDS):
                 return True
             holder = await self._redis.get(key)
         return holder == task.encode()
 
+    async def release_sample(
+        self, prompt_key: str, sample: int, policy_version: int, task: str, *, chunk: int = 0
+    ) -> None:
+        """Give a claim back that came to nothing, so that another task may try."""
+        key = self._claim_key(prompt_key, sample, policy_version, chunk)
+        async with self._translated():
+            await self._redis.eval(_RELEASE, 1, key, task)
+
+    def _claim_key(self, prompt_key: str, sample: int, policy_version: int, chunk: int) -> str:
+        return f"{self._prefix}claim:{prompt_key}:{sample}:{policy_version}:{chunk}"
+
+    async def put_unfinished(self, unfinished: UnfinishedSample) -> None:
+        """Keep what a sample has so far, for `PARTIAL_TTL_SECONDS` after the last such call of its
+        policy version.
+        """
+        key = self._unfinished_key(unfinished.policy_version)
+        field = f"{unfinished.prompt_key}:{unfinished.sample}"
+        async with self._translated():
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hset(key, field, msgspec.msgpack.encode(unfinished))
+            pipe.expire(key, PARTIAL_TTL_SECONDS)
+            await pipe.execute()
+
+    async def unfinished(
+        self, prompt_key: str, sample: int, policy_version: int
+    ) -> UnfinishedSample | None:
+        """What a sample has so far, or None: not begun, finished or forgotten."""
+        async with self._translated():
+            data = await self._redis.hget(
+                self._unfinished_key(policy_version), f"{prompt_key}:{sample}"
+            )
+        if data is None:
+            return None
+        return msgspec.msgpack.decode(cast(bytes, data), type=UnfinishedSample)
+
+    async def all_unfinished(self, policy_version: int) -> list[UnfinishedSample]:
+        """Every unfinished sample of these weights, in no order."""
+        async with self._translated():
+            found = await self._redis.hgetall(self._unfinished_key(policy_version))
+        return [
+            msgspec.msgpack.decode(cast(bytes, data), type=UnfinishedSample)
+            for data in found.values()
+        ]
+
+    async def drop_unfinished(self, prompt_key: str, sample: int, policy_version: int) -> None:
+        """The sample has reached its end."""
+        async with self._translated():
+            await self._redis.hdel(self._unfinished_key(policy_version), f"{prompt_key}:{sample}")
+
+    def _unfinished_key(self, policy_version: int) -> str:
+        return f"{self._prefix}unfinished:{policy_version}"
+
+    async def record_outcome(self, outcome: RunaheadOutcome) -> None:
+        """Add one chunk to the job's totals."""
+        key = self._prefix + "outcomes"
+        async with self._translated():
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hincrby(key, outcome.result, 1)
+            pipe.hincrby(key, "num_tokens", outcome.num_tokens)
+            pipe.hincrby(key, "num_finished", int(outcome.is_finished))
+            if outcome.abort_seconds is not None:
+                pipe.rpush(self._prefix + "abort_seconds", repr(outcome.abort_seconds))
+                pipe.ltrim(self._prefix + "abort_seconds", -MAX_ABORT_SECONDS, -1)
+            await pipe.execute()
+
+    async def outcomes(self) -> RunaheadTotals:
+        """Totals over all chunks of the job so far."""
+        async with self._translated():
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hgetall(self._prefix + "outcomes")
+            pipe.lrange(self._prefix + "abort_seconds", 0, -1)
+            counts, seconds = await pipe.execute()
+        totals = {name.decode(): int(count) for name, count in counts.items()}
+        return RunaheadTotals(
+            num_tokens=totals.pop("num_tokens", 0),
+            num_finished=totals.pop("num_finished", 0),
+            num_results=totals,
+            abort_seconds=tuple(float(value) for value in seconds),
+        )
+
+    # -- dead letters
     async def bury(self, letter: bytes) -> None:
         """Keep a task that failed for good, among the newest `MAX_DEAD_LETTERS`."""
         async with self._translated():
@@ -190,7 +302,7 @@ class Coordination:
 
     async def forget_job(self) -> None:
         """Delete every key of the job that has no time to live."""
-        names = ("phase", "window", "epoch", "dead_letters")
+        names = ("phase", "window", "epoch", "dead_letters", "outcomes", "abort_seconds")
         async with self._translated():
             await self._redis.delete(*(self._prefix + name for name in names))
 

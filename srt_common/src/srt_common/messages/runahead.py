@@ -31,6 +31,8 @@ class RunaheadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Most tokens this chunk may sample."""
     deadline_at_unix: float
     """Not started after this instant."""
+    chunk: int = 0
+    """Which chunk of the sample, from 0; later ones go on where the one before ended."""
 
 
 RunaheadResult = Literal["completed", "aborted", "expired", "duplicate", "failed"]
