@@ -91,11 +91,11 @@ class EnginePool:
         try:
             return await future
         except asyncio.CancelledError:
-            if future.cancelled():
-                self._forget(key, future)
-            else:
+            if not future.cancelled():
                 future.result().num_in_flight -= 1
                 self._hand_out()
+            elif future in self._waiting.get(key, ()):
+                self._forget(key, future)
             raise
 
     def _forget(self, key: PromptKey, future: asyncio.Future[_Engine]) -> None:

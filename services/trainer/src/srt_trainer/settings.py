@@ -222,7 +222,9 @@ class TrainerSettings(_Section):
     optimizer: OptimizerSettings = OptimizerSettings()
     evaluation: EvaluationSettings | None = None
     storage: StorageSettings
-    engines: Annotated[tuple[EngineEndpoint, ...], Field(min_length=1)]
+    engines: tuple[EngineEndpoint, ...]
+    """At least one."""
+
     token_file: Path | None = None
     """Bearer token of the gateways; None: they ask for none."""
 
@@ -265,6 +267,8 @@ class TrainerSettings(_Section):
     @model_validator(mode="after")
     def _engines_have_names(self) -> Self:
         names = [engine.name for engine in self.engines]
+        if not names:
+            raise ValueError("engines is []; at least one is required")
         if len(set(names)) < len(names):
             raise ValueError(f"engines have the names {names}; each name is allowed once")
         return self
