@@ -281,6 +281,18 @@ async def test_an_older_snapshot_does_not_replace_a_newer_one(rig: Rig) -> None:
     assert await rig.store.snapshot(prompt(9)) == StoredSnapshot(b"as new", "10-2")
 
 
+async def test_a_snapshot_that_misses_trimmed_entries_is_not_stored(rig: Rig) -> None:
+    key = prompt(9)
+    shard = shard_of(key, NUM_SHARDS)
+    await rig.store.append([tokens(key)])
+    head = (await rig.store.heads())[shard]
+    await rig.store.trim(shard, head)
+    await rig.store.put_snapshot(key, StoredSnapshot(b"stale", "1-0"))
+    assert await rig.store.snapshot(key) is None
+    await rig.store.put_snapshot(key, StoredSnapshot(b"whole", head))
+    assert await rig.store.snapshot(key) == StoredSnapshot(b"whole", head)
+
+
 async def test_snapshot_keys_are_those_of_the_shard(rig: Rig) -> None:
     keys = [prompt(n) for n in range(20)]
     for key in keys:

@@ -1,1 +1,1 @@
-"""SRT's tree cache: compaction, snapshots, eviction and queries of shared trees."""
+"""SRT's tree cache: the life of shared trees from the log to snapshots, eviction, queries."""

@@ -82,7 +82,10 @@ class TreeStore(Protocol):
         ...
 
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot, unless the one held includes more of the log.
+        """Replace a prompt's snapshot.
+
+        Nothing happens when the one held includes more of the log, or when the log was trimmed past
+        the new one: entries in between would be lost.
 
         Raises:
             MessageTooLarge: an image beyond `srt_common.store.snapshots.MAX_SNAPSHOT_BYTES`.

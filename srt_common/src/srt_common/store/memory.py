@@ -98,11 +98,12 @@ class MemoryStore:
         return batches
 
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot, unless the one held includes more of the log."""
-        data = encode_snapshot(snapshot)
+        """Replace a prompt's snapshot, unless it is older than the one held or than the log."""
+        data, shard = encode_snapshot(snapshot), self._shard(prompt_key)
         held = await self.snapshot(prompt_key)
-        if held is None or not is_before(snapshot.cursor, held.cursor):
-            self._shard(prompt_key).snapshots[prompt_key] = data
+        included = max(shard.floor, held.cursor if held else START, key=parse_cursor)
+        if not is_before(snapshot.cursor, included):
+            shard.snapshots[prompt_key] = data
 
     async def snapshot(self, prompt_key: PromptKey) -> StoredSnapshot | None:
         """Newest compacted tree of a prompt, or None."""

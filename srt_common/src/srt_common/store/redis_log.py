@@ -193,16 +193,16 @@ class RedisLogStore:
 
     # -- snapshots -----------------------------------------------------------------------------
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
-        """Replace a prompt's snapshot, unless the one held includes more of the log."""
+        """Replace a prompt's snapshot, unless it is older than the one held or than the log."""
         data = encode_snapshot(snapshot)
-        index, name = (
-            self._key(self._shard_of(prompt_key), "snapidx"),
-            self._snapshot_key(prompt_key),
-        )
+        shard, name = self._shard_of(prompt_key), self._snapshot_key(prompt_key)
+        index, floor_key = self._key(shard, "snapidx"), self._key(shard, "floor")
         async with self._limited(), self._redis.pipeline(transaction=True) as pipe:
-            await pipe.watch(name)
+            await pipe.watch(name, floor_key)
             held = cast("bytes | None", await pipe.hget(index, cast(str, prompt_key)))
-            if held is not None and is_before(snapshot.cursor, _text(held.partition(b" ")[0])):
+            floor = _text(cast("bytes | None", await pipe.get(floor_key)))
+            held_cursor = _text(held and held.partition(b" ")[0])
+            if is_before(snapshot.cursor, max(floor, held_cursor, key=parse_cursor)):
                 return
             pipe.multi()  # type: ignore[no-untyped-call]
             pipe.set(name, data)

@@ -1,0 +1,149 @@
+"""Snapshots of what changed, then the trim of the log, for shards this replica owns.
+
+* A snapshot's cursor is read before its image is made: the image includes at least that much.
+* The log is trimmed only up to what snapshots include, minus a grace for slow readers.
+* Safe without the lease too (snapshots are idempotent, an older one never replaces a newer one,
+  floors only rise): ownership saves doing it twice, and is looked at before every write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry import trace
+
+from srt_common.clock import Clock
+from srt_common.errors import MessageTooLarge, TreeStoreError
+from srt_common.keys import PromptKey
+from srt_common.store.base import START, StoredSnapshot
+from srt_common.store.cursors import format_cursor, is_before, parse_cursor
+from srt_common.telemetry import names
+from srt_common.telemetry.instruments import CompactionInstruments
+from srt_tree_cache.leases import LeaseKeeper
+from srt_tree_cache.replica import Replica
+
+_LOG = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionPolicy:
+    """When a shard is compacted and how much of its log stays."""
+
+    interval_seconds: float
+    after_bytes: int
+    """Appended bytes that make a shard due before its interval has passed."""
+    retention_seconds: float
+    """Entries younger than this stay, whatever snapshots include."""
+
+
+class Compactor:
+    """Compacts the owned shards of a replica, one after the other."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        keeper: LeaseKeeper,
+        policy: CompactionPolicy,
+        *,
+        clock: Clock,
+        tracer: trace.Tracer,
+        instruments: CompactionInstruments,
+    ) -> None:
+        self._replica = replica
+        self._keeper = keeper
+        self._policy = policy
+        self._clock = clock
+        self._tracer = tracer
+        self._instruments = instruments
+        self._settled_at = clock.monotonic()
+        self._compacted_at = dict.fromkeys(range(replica.store.num_shards), self._settled_at)
+        self.num_snapshots = 0
+
+    async def run(self) -> None:
+        """Compact what is due until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self.settle_trimmed()
+                for shard in self.due():
+                    await self.compact(shard)
+            except TreeStoreError:
+                self._replica.counts.unavailable += 1
+
+    def due(self) -> list[int]:
+        """Owned shards whose interval has passed or that gained many bytes."""
+        now = self._clock.monotonic()
+        return [
+            shard
+            for shard in self._keeper.owned()
+            if now - self._compacted_at[shard] >= self._policy.interval_seconds
+            or self._replica.changes[shard].num_bytes >= self._policy.after_bytes
+        ]
+
+    async def compact(self, shard: int) -> None:
+        """Write a snapshot of each changed prompt, then trim.
+
+        Stops as soon as the lease is gone. Raises TreeStoreError; what was written stays.
+        """
+        changes = self._replica.changes[shard]
+        changes.start_anew()
+        self._compacted_at[shard] = self._clock.monotonic()
+        attributes = {names.ATTR_CACHE_SHARD: shard, names.ATTR_CACHE_PROMPTS: len(changes)}
+        with self._tracer.start_as_current_span(names.SPAN_CACHE_COMPACT, attributes=attributes):
+            included = self._replica.cursors.get(shard, START)
+            for prompt_key in changes.prompt_keys():
+                if not self._keeper.owns(shard):
+                    return
+                await self.write_snapshot(prompt_key)
+            if self._keeper.owns(shard):
+                await self._trim(shard, included)
+
+    async def write_snapshot(self, prompt_key: PromptKey) -> bool:
+        """Put the prompt's tree into the store when it changed; False when there is no tree of it.
+
+        Needs no lease. Raises TreeStoreError.
+        """
+        shard = self._replica.shard_of(prompt_key)
+        changes = self._replica.changes[shard]
+        included = self._replica.cursors.get(shard, START)
+        if prompt_key not in changes:
+            return self._replica.forest.prompt_stats(prompt_key) is not None
+        image = await asyncio.to_thread(self._replica.forest.snapshot, prompt_key)
+        if image is None:
+            changes.forget(prompt_key)
+            return False
+        try:
+            await self._replica.store.put_snapshot(prompt_key, StoredSnapshot(image, included))
+        except MessageTooLarge as error:
+            extra = {"prompt_key": prompt_key.hex(), "reason": error.reason}
+            _LOG.warning("a tree is too large for a snapshot", extra=extra)
+        else:
+            self.num_snapshots += 1
+            self._instruments.snapshots.add(1)
+        changes.settle(prompt_key, included)
+        return True
+
+    async def settle_trimmed(self) -> None:
+        """Once an interval, strike off what other owners' snapshots include.
+
+        Raises TreeStoreError.
+        """
+        now = self._clock.monotonic()
+        if now - self._settled_at < self._policy.interval_seconds:
+            return
+        self._settled_at = now
+        for shard, floor in (await self._replica.store.floors()).items():
+            self._replica.changes[shard].settle_below(floor)
+
+    async def _trim(self, shard: int, included: str) -> None:
+        """Forget what is in snapshots and older than the retention."""
+        retained_from = int((self._clock.unix() - self._policy.retention_seconds) * 1000)
+        cursor = min(included, format_cursor((max(0, retained_from), 0)), key=parse_cursor)
+        if is_before(START, cursor):
+            await self._replica.store.trim(shard, cursor)
+            self._instruments.trims.add(1)
