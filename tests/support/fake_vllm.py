@@ -52,6 +52,8 @@ class FakeVllm:
         self.aborts: list[str] = []
         self.failing: set[str] = set()
         self.is_healthy = True
+        self.answer_after_seconds: float | None = None
+        """Set: rollouts end by themselves with as many tokens 9 as they may have."""
         self.num_ignored_aborts = 0
         """How many further aborts are lost, as if they had overtaken their request."""
         self._running: dict[str, asyncio.Future[tuple[list[int], str]]] = {}
@@ -78,6 +80,15 @@ class FakeVllm:
         """End a running rollout as if it had met its limit."""
         self._running[request_id].set_result((token_ids, "length"))
 
+    def _finish_if_running(self, request_id: str, token_ids: list[int]) -> None:
+        running = self._running.get(request_id)
+        if running is not None and not running.done():
+            running.set_result((token_ids, "length"))
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
     async def wait_running(self, *request_ids: str) -> None:
         """Return once all of these run."""
         while not set(request_ids) <= set(self._running):
@@ -93,6 +104,11 @@ class FakeVllm:
             return JSONResponse({"error": {"message": "vLLM says no"}}, status_code=400)
         self._running[request_id] = asyncio.get_running_loop().create_future()
         self._arrival.set()
+        if self.answer_after_seconds is not None:
+            answer = [9] * body["sampling_params"]["max_tokens"]
+            asyncio.get_running_loop().call_later(
+                self.answer_after_seconds, self._finish_if_running, request_id, answer
+            )
         try:
             token_ids, reason = await self._running[request_id]
         finally:

@@ -58,7 +58,7 @@ class GatewayClient:
             raise EngineRefused(engine=self._engine, reason="the answer is not readable") from error
 
     async def abort(self, request_id: str) -> None:
-        """Ask for the end of a request; its tokens so far come as its answer. Raises EngineError."""
+        """Ask for the end of a request; its answer holds the tokens so far. Raises EngineError."""
         body = ENCODE_JSON.encode(AbortRequest([request_id]))
         await self._post(ABORT_PATH, body, timeout=_ABORT_SECONDS)
 

@@ -1,7 +1,7 @@
 """One run-ahead chunk from its task to its outcome. Knows no Celery.
 
     prepare -> claim -> sample -> completed
-       |         |        |-> aborted    the bubble closed, time is up, policy work came: tokens kept
+       |         |        |-> aborted    bubble closed, time up, policy work came; tokens kept
        |         |        +-> failed     a dead letter
        |         +----------> duplicate  another task has it
        +--------------------> expired    no bubble of this epoch, too late, prompt gone, no slot
@@ -191,14 +191,15 @@ class ChunkRunner:
         is_finished = not is_aborted and (
             sampled.finish_reason == "stop" or len(token_ids) >= prepared.prompt.max_tokens
         )
-        if is_finished:
-            await self._coordination.drop_unfinished(*_sample_of(job))
-        elif sampled.token_ids:
-            await self._coordination.put_unfinished(
-                UnfinishedSample(*_sample_of(job), chunk=job.chunk + 1, token_ids=token_ids)
-            )
-        else:
-            await self._coordination.release_sample(*_sample_of(job), task, chunk=job.chunk)
+        with suppress(CoordinationUnavailable):  # the tokens are in the trees all the same
+            if is_finished:
+                await self._coordination.drop_unfinished(*_sample_of(job))
+            elif sampled.token_ids:
+                await self._coordination.put_unfinished(
+                    UnfinishedSample(*_sample_of(job), chunk=job.chunk + 1, token_ids=token_ids)
+                )
+            else:
+                await self._coordination.release_sample(*_sample_of(job), task, chunk=job.chunk)
         return RunaheadOutcome(
             result="aborted" if is_aborted else "completed",
             num_tokens=len(sampled.token_ids),

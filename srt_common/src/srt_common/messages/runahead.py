@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -20,18 +20,18 @@ class RunaheadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Job id, the prefix of its coordination keys."""
     engine: str
     """Name of the engine whose bubble this chunk fills."""
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=0)]
     """Epoch of that bubble; a chunk of another epoch is dropped."""
-    prompt_key: str
+    prompt_key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     """Hex of the 16-byte key."""
-    sample: int
+    sample: Annotated[int, msgspec.Meta(ge=0)]
     """Which sample of this prompt, 0-based, within one policy version."""
-    policy_version: int
-    chunk_tokens: int
+    policy_version: Annotated[int, msgspec.Meta(ge=0)]
+    chunk_tokens: Annotated[int, msgspec.Meta(ge=1)]
     """Most tokens this chunk may sample."""
     deadline_at_unix: float
     """Not started after this instant."""
-    chunk: int = 0
+    chunk: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Which chunk of the sample, from 0; later ones go on where the one before ended."""
 
 
