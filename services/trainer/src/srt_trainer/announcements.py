@@ -75,9 +75,9 @@ class Announcer:
         """Publish what is left, within `FAREWELL_SECONDS`."""
         if self._board is None or self._task is None:
             return
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        while not self._task.done():  # Python 3.11's wait_for may swallow a cancellation
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.1)
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._publish(self._board)
