@@ -30,7 +30,7 @@ class Case:
     name: str
     settings: DrafterSettings
     sampling: Sampling = PLAIN
-    prompt_length: int = 12
+    prompt_length: int = 4
     fill: Callable[[VerifyEngine, Path], None] | None = None
     has_late_arrivals: bool = False
 
