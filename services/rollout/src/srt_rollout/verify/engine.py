@@ -161,7 +161,7 @@ class ExactPolicy:
         rows = torch.tensor([[*prompt, *continuation] for continuation in continuations])
         pieces = [
             self._model(input_ids=piece, logits_to_keep=1).logits[:, -1]
-            for piece in rows.split(batch_size)
+            for piece in torch.split(rows, batch_size)
         ]
         return np.asarray(torch.cat(pieces).double().numpy())
 

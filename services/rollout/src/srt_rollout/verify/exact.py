@@ -120,7 +120,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for rank, index in enumerate(order):
         highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
         corrected[index] = highest
-    return corrected.tolist()
+    return [float(p) for p in corrected]
 
 
 def processed(
@@ -142,4 +142,4 @@ def processed(
         probs /= probs.sum(1, keepdims=True)
     result = np.empty_like(probs)
     np.put_along_axis(result, order, probs, axis=1)
-    return result
+    return np.asarray(result)

@@ -113,7 +113,7 @@ def attach(runner: Any, listener: VerificationListener) -> None:
 
 def _wrap_rejection_sample() -> None:
     """Send sparse drafts to our sampler, everything else on to vLLM's. Idempotent."""
-    stock = rejection_sampler.rejection_sample
+    stock: Callable[..., Tensor] = rejection_sampler.rejection_sample
     if hasattr(stock, "__wrapped__"):
         return
 
@@ -137,7 +137,8 @@ def _wrap_rejection_sample() -> None:
                 *rest,
                 **options,
             )
-        target_logits, bonus_token_ids, sampling = rest[:3]
+        target_logits: Tensor = rest[0]
+        bonus_token_ids: Tensor = rest[1]
         if len(draft_token_ids) == 0:
             return bonus_token_ids.view(-1, 1).to(torch.int32)
         verification = verify_drafts(
@@ -146,7 +147,7 @@ def _wrap_rejection_sample() -> None:
             draft_probs.draft,
             target_logits,
             bonus_token_ids,
-            sampling,
+            rest[2],
         )
         draft_probs.listener.on_verified(verification)
         return verification.output_token_ids

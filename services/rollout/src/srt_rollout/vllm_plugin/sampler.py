@@ -117,7 +117,7 @@ def _accept_random(
     sampling: SamplingMetadata,
 ) -> Tensor:
     """[N] bool: u * q(x) <= p(x), with u from the request's own generator where it has a seed."""
-    uniforms = rejection_sampler.generate_uniform_probs(
+    uniforms: Tensor = rejection_sampler.generate_uniform_probs(
         len(drafted), num_draft_tokens, sampling.generators, probs.device
     )
     p_x = probs.gather(1, drafted.clamp_min(0)[:, None]).squeeze(1)
@@ -129,7 +129,8 @@ def _greedy_rows(sampling: SamplingMetadata, layout: _Layout) -> Tensor:
     """[B] bool: requests with temperature 0."""
     if sampling.all_greedy or sampling.temperature is None:
         return torch.ones_like(layout.lengths, dtype=torch.bool)
-    return sampling.temperature == GREEDY_TEMPERATURE
+    temperature: Tensor = sampling.temperature
+    return temperature == GREEDY_TEMPERATURE
 
 
 def _draw_residual(

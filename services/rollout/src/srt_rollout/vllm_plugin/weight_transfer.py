@@ -114,6 +114,6 @@ def _repack_linear_layers(model: torch.nn.Module) -> None:
 
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        is_packed = hasattr(module, "cpu_linear") and weight is not None
-        if is_packed and weight.dim() == 2 and weight.numel() > 0:
+        is_plain = weight is not None and weight.dim() == 2 and weight.numel() > 0
+        if is_plain and hasattr(module, "cpu_linear"):
             dispatch_cpu_unquantized_gemm(module, remove_weight=False)
