@@ -1,0 +1,198 @@
+"""Engines share what they sample through a real server. Promises 2, 3 and 4 at the sync thread:
+tokens of one engine are drafted from on another, a server that goes away costs nothing but speed, a
+restarted engine is warm again from snapshot and log, and a removed prompt is gone everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from srt_common.keys import PromptKey, engine_id, prompt_key, shard_of
+from srt_common.store.base import StoredSnapshot
+from srt_common.store.redis_log import RedisLogStore
+from srt_common.tree import LANE_POLICY, MODE_SAMPLED, PromptForest
+from srt_rollout.tree_sync import TreeSync
+from support.redis_server import RedisServer
+
+NUM_SHARDS = 4
+PROMPT = np.array([5, 6, 7], dtype=np.int32)
+KEY = prompt_key(b"secret", b"tokenizer", token_ids=PROMPT.tolist())
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer.started() as server:
+        yield server
+
+
+class Engine:
+    """A forest with its sync thread, and one row that samples what it is told to."""
+
+    def __init__(self, name: str, server: RedisServer) -> None:
+        self._server = server
+        self.forest = PromptForest(engine_id=engine_id(name), max_bytes=2**26, seed=0)
+        self.sync = TreeSync(
+            self.forest, self._store, flush_interval_seconds=0.01, apply_slice_tokens=64
+        )
+        self.sync.start()
+
+    def _store(self) -> RedisLogStore:
+        return RedisLogStore.from_url(self._server.url, cache="test", num_shards=NUM_SHARDS)
+
+    def sample(self, tokens: list[int], sequence_id: int) -> None:
+        row = self.forest.open_row(
+            KEY,
+            PROMPT,
+            np.zeros(0, dtype=np.int32),
+            sequence_id=sequence_id,
+            policy_version=3,
+            lane=LANE_POLICY,
+            mode=MODE_SAMPLED,
+            max_new_tokens=0,
+            stop_token_ids=np.zeros(0, dtype=np.int32),
+        )
+        new = np.array(tokens, dtype=np.int32)
+        none = np.zeros(0, dtype=np.int32)
+        self.forest.step(
+            np.array([row], dtype=np.uint64),
+            np.array([0, len(new)], dtype=np.int32),
+            new,
+            np.zeros(1, dtype=np.int32),
+            np.zeros(0, dtype=np.float32),
+            none,
+            none,
+            np.zeros(0, dtype=np.float32),
+            np.zeros(1, dtype=np.int32),
+            0.1,
+        )
+        self.forest.close_row(row)
+
+    def holds(self, sequence_id: int) -> list[int] | None:
+        tokens = self.forest.sequence_tokens(KEY, sequence_id)
+        return None if tokens is None else tokens.tolist()
+
+
+@pytest.fixture
+def start(server: RedisServer) -> Iterator[Callable[[str], Engine]]:
+    engines: list[Engine] = []
+
+    def start(name: str) -> Engine:
+        engines.append(Engine(name, server))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.sync.stop()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_what_one_engine_samples_another_holds(start: Callable[[str], Engine]) -> None:
+    first, second = start("first"), start("second")
+    first.sample([1, 2, 3, 4], sequence_id=11)
+    second.sample([1, 2, 9], sequence_id=22)
+    eventually(lambda: first.holds(22) == [1, 2, 9] and second.holds(11) == [1, 2, 3, 4])
+    assert first.forest.snapshot(KEY) == second.forest.snapshot(KEY)
+
+
+def test_a_server_that_goes_away_delays_updates_and_loses_none(
+    server: RedisServer, start: Callable[[str], Engine]
+) -> None:
+    first, second = start("first"), start("second")
+    first.sample([1, 2], sequence_id=1)
+    eventually(lambda: second.holds(1) is not None)
+    server.stop()
+    first.sample([3, 4], sequence_id=2)
+    eventually(lambda: int(first.sync.stats()["unavailable"]) > 0)
+    assert second.holds(2) is None
+    server.start()
+    eventually(lambda: second.holds(2) == [3, 4])
+
+
+def test_a_restarted_engine_is_warm_from_snapshot_and_log(
+    server: RedisServer, start: Callable[[str], Engine]
+) -> None:
+    first = start("first")
+    first.sample([1, 2, 3], sequence_id=1)
+    first.sync.stop()
+
+    async def compact() -> None:
+        store = RedisLogStore.from_url(server.url, cache="test", num_shards=NUM_SHARDS)
+        shard = shard_of(KEY, NUM_SHARDS)
+        head = (await store.heads())[shard]
+        image = first.forest.snapshot(KEY)
+        assert image is not None
+        await store.put_snapshot(KEY, StoredSnapshot(image, head))
+        await store.trim(shard, head)
+        await store.close()
+
+    asyncio.run(compact())
+    second = start("second")
+    second.sample([4, 5], sequence_id=2)
+    restarted = start("first")
+    eventually(lambda: restarted.holds(1) == [1, 2, 3] and restarted.holds(2) == [4, 5])
+    assert restarted.sync.stats()["is_warm"]
+
+
+def test_a_removed_prompt_is_gone_from_every_engine(
+    server: RedisServer, start: Callable[[str], Engine]
+) -> None:
+    first, second = start("first"), start("second")
+    first.sample([1, 2, 3], sequence_id=1)
+    eventually(lambda: second.holds(1) is not None)
+
+    async def remove() -> None:
+        store = RedisLogStore.from_url(server.url, cache="test", num_shards=NUM_SHARDS)
+        await store.remove_prompt(KEY)
+        await store.close()
+
+    asyncio.run(remove())
+    eventually(lambda: first.holds(1) is None and second.holds(1) is None)
+
+
+def test_stopping_publishes_what_is_left(start: Callable[[str], Engine]) -> None:
+    first, second = start("first"), start("second")
+    eventually(lambda: bool(first.sync.stats()["is_warm"]))
+    first.sample(list(range(500)), sequence_id=1)
+    first.sync.stop()
+    eventually(lambda: second.holds(1) == list(range(500)))
+
+
+def test_a_wanted_prompt_is_fetched_from_its_snapshot(
+    server: RedisServer, start: Callable[[str], Engine]
+) -> None:
+    engine = start("first")
+    eventually(lambda: bool(engine.sync.stats()["is_warm"]))
+    other = PromptForest(engine_id=9, max_bytes=2**26, seed=0)
+    other.extend(
+        KEY,
+        7,
+        0,
+        policy_version=0,
+        lane=0,
+        engine_id=9,
+        flags=0,
+        tokens=b"\1\0\0\2\0\0",
+        soft=b"",
+    )
+    image = other.snapshot(KEY)
+    assert image is not None
+
+    async def put() -> None:
+        store = RedisLogStore.from_url(server.url, cache="test", num_shards=NUM_SHARDS)
+        await store.put_snapshot(KEY, StoredSnapshot(image, "0-0"))
+        await store.close()
+
+    asyncio.run(put())
+    engine.sync.want(PromptKey(KEY), None)
+    eventually(lambda: engine.holds(7) == [1, 2])
