@@ -28,14 +28,15 @@ START_UNIX = 1_000_000.0
 class ManualClock:
     """Time that passes only when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, start_unix: float = START_UNIX) -> None:
         self._seconds = 0.0
+        self._start_unix = start_unix
 
     def monotonic(self) -> float:
         return self._seconds
 
     def unix(self) -> float:
-        return START_UNIX + self._seconds
+        return self._start_unix + self._seconds
 
     def advance(self, seconds: float) -> None:
         self._seconds += seconds

@@ -17,6 +17,7 @@ from srt_common.messages.tree_updates import PromptRemoved, TreeUpdate
 from srt_common.store.base import START, StoredSnapshot
 from srt_common.store.cursors import is_before
 from srt_common.store.memory import MemoryStore
+from srt_tree_cache.compaction import EARLY_GRACE_SECONDS
 from srt_tree_cache.leases import SAFE_SECONDS
 from srt_tree_cache.replica import Replica
 from support.replicas import ManualClock, Rig, appended, new_replica, new_rig, prompt
@@ -110,6 +111,30 @@ async def test_young_entries_stay_for_slow_readers(store: MemoryStore, clock: Ma
     assert is_before(floor, (await store.heads())[0])
 
 
+async def test_entries_that_wait_for_others_stay_until_these_can_no_longer_come(
+    rig: Rig, store: MemoryStore, clock: ManualClock
+) -> None:
+    key = prompt(1)
+    await store.append([appended(key, [3, 4], offset=2)])
+    await caught_up(rig.replica)
+    clock.advance(1)
+    await rig.keeper.renew()
+    await rig.compactor.compact(0)
+    await store.append([appended(key, [1, 2])])
+    late = new_replica(store, clock)
+    assert images(await caught_up(late)) == images(await caught_up(rig.replica))
+    held = late.forest.sequence_tokens(key, 1)
+    assert held is not None
+    assert held.tolist() == [1, 2, 3, 4]
+    await store.append([appended(key, [9], offset=20)])
+    await caught_up(rig.replica)
+    clock.advance(EARLY_GRACE_SECONDS + 1)
+    await rig.keeper.renew()
+    await rig.keeper.renew()
+    await rig.compactor.compact(0)
+    assert await store.floors() == await store.heads()
+
+
 async def test_a_shard_is_due_after_its_interval_or_after_many_bytes(
     store: MemoryStore, clock: ManualClock
 ) -> None:
@@ -168,6 +193,48 @@ async def test_a_lease_that_runs_out_in_the_middle_stops_compaction_at_once(
     assert len(await store.snapshot_keys(0)) == 1
     assert await store.floors() == {0: START}
     assert len(rig.replica.changes[0]) == 2
+
+
+async def test_a_lease_that_runs_out_before_the_trim_leaves_the_log_whole(
+    clock: ManualClock,
+) -> None:
+    store = InterruptedStore(num_shards=1, clock=clock)
+    rig = new_rig(store, clock, log_retention_seconds=0.0)
+    await rig.keeper.renew()
+    await store.append([appended(prompt(1), [1])])
+    await caught_up(rig.replica)
+
+    async def too_late() -> None:
+        clock.advance(SAFE_SECONDS)
+
+    store.then = too_late
+    await rig.compactor.compact(0)
+    assert await store.snapshot_keys(0) == [prompt(1)]
+    assert await store.floors() == {0: START}
+
+
+async def test_what_arrives_while_a_snapshot_is_written_is_in_the_next_one(
+    clock: ManualClock,
+) -> None:
+    store = InterruptedStore(num_shards=1, clock=clock)
+    rig = new_rig(store, clock, log_retention_seconds=0.0)
+    await rig.keeper.renew()
+    await store.append([appended(prompt(1), [1])])
+    await caught_up(rig.replica)
+
+    async def more_arrives() -> None:
+        store.then = None
+        clock.advance(1)
+        await store.append([appended(prompt(1), [2], offset=1)])
+        await caught_up(rig.replica)
+
+    store.then = more_arrives
+    await rig.compactor.compact(0)
+    assert rig.replica.changes[0].prompt_keys() == [prompt(1)]
+    await rig.compactor.compact(0)
+    stored = await store.snapshot(prompt(1))
+    assert stored is not None
+    assert stored.image == rig.replica.forest.snapshot(prompt(1))
 
 
 async def test_a_store_that_fails_in_the_middle_leaves_the_log_whole(clock: ManualClock) -> None:

@@ -1,7 +1,8 @@
 """Snapshots of what changed, then the trim of the log, for shards this replica owns.
 
 * A snapshot's cursor is read before its image is made: the image includes at least that much.
-* The log is trimmed only up to what snapshots include, minus a grace for slow readers.
+* The log is trimmed only up to what snapshots include, minus a grace for slow readers; a longer one
+  while tokens wait for the ones before them, which no snapshot holds yet.
 * Safe without the lease too (snapshots are idempotent, an older one never replaces a newer one,
   floors only rise): ownership saves doing it twice, and is looked at before every write.
 """
@@ -28,6 +29,8 @@ from srt_tree_cache.replica import Replica
 _LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
+EARLY_GRACE_SECONDS: Final = 300.0
+"""What an entry waits for longer than this will not come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,10 @@ class Compactor:
 
     async def _trim(self, shard: int, included: str) -> None:
         """Forget what is in snapshots and older than the retention."""
-        retained_from = int((self._clock.unix() - self._policy.retention_seconds) * 1000)
+        grace_seconds = self._policy.retention_seconds
+        if self._replica.forest.stats().num_early_tokens > 0:
+            grace_seconds = max(grace_seconds, EARLY_GRACE_SECONDS)
+        retained_from = int((self._clock.unix() - grace_seconds) * 1000)
         cursor = min(included, format_cursor((max(0, retained_from), 0)), key=parse_cursor)
         if is_before(START, cursor):
             await self._replica.store.trim(shard, cursor)
