@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,18 @@ from pydantic import ValidationError
 from srt_common.clock import SystemClock
 from srt_operator.backends.local import LocalBackend
 from srt_operator.backends.site import locked, prepared
+from srt_operator.background import going_on
 from srt_operator.constants import Phase
 from srt_operator.display import Display
 from srt_operator.engine_counters import EngineCounters
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
 from srt_operator.manifests.process import Site
-from srt_operator.processes import Component, members
+from srt_operator.processes import Component
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import LineFile, of_kind, read_lines
+from srt_operator.runahead.assembly import run_ahead, urls
+from srt_operator.runahead.controller import Controller
 from srt_operator.status import SRTJobStatus
 from srt_operator.summary import RunRecord, Summary, arm_summary
 from srt_operator.supervisor import Supervisor
@@ -106,12 +109,15 @@ async def interruptible() -> AsyncIterator[Interruption]:
 
 @dataclass(slots=True)
 class _Companions:
-    """What runs inside `srt run` beside the processes."""
+    """What goes on inside `srt run` beside the processes."""
 
-    counters: EngineCounters | None
+    counters: EngineCounters | None = None
+    controller: Controller | None = None
 
     async def read_last(self) -> None:
         """Read what would be gone with the processes."""
+        if self.controller is not None:
+            await self.controller.finish()
         if self.counters is not None:
             await self.counters.read()
 
@@ -119,33 +125,22 @@ class _Companions:
 @asynccontextmanager
 async def _companions(job: SRTJob, site: Site) -> AsyncIterator[_Companions]:
     async with AsyncExitStack() as stack:
-        engines = {
-            member.name: site.url(member.name)
-            for member in members(job.spec)
-            if member.component is Component.ROLLOUT
-        }
-        counters = None
+        companions = _Companions()
         if is_srt(job):
-            counters = EngineCounters(
-                engines,
+            companions.counters = EngineCounters(
+                urls(job, site, Component.ROLLOUT),
                 token_file=site.layout.token,
                 lines=site.layout.engines,
                 clock=SystemClock(),
             )
-            await stack.enter_async_context(_task(counters.run(), "engine counters"))
-        yield _Companions(counters)
-
-
-@asynccontextmanager
-async def _task(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
-    """Have ``work`` going on inside the block; what it failed with comes out of the block."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+            counting = going_on(companions.counters.run(), "engine counters")
+            await stack.enter_async_context(counting)
+        if is_srt(job) and job.spec.run_ahead.enabled:
+            controller = await stack.enter_async_context(run_ahead(job, site))
+            companions.controller = controller
+            controlling = going_on(controller.run(), "run-ahead controller")
+            await stack.enter_async_context(controlling)
+        yield companions
 
 
 def _progress(layout: RunLayout) -> Callable[[], int]:

@@ -165,7 +165,8 @@ def _cost_to_trainer(record: RunRecord, bubbles: Sequence[Line]) -> Summary:
 
     On a machine that trainer and engines share, run-ahead takes time from the trainer.
     """
-    filled = {line["step"] for line in bubbles if line.get("run_ahead_slot_seconds", 0) > 0}
+    field = "run_ahead_slot_seconds_in_training"
+    filled = {line["step"] for line in bubbles if line.get(field, 0) > 0}
     steps = of_kind(list(record.metrics), "step")
     groups: Mapping[str, list[Line]] = {
         "with": [line for line in steps if line["step"] in filled],

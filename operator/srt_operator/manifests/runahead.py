@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from srt_operator.manifests.process import LocalProcess, Site, telemetry
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob
+
+MAX_CONCURRENCY: Final = 256
 
 
 def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
@@ -16,15 +20,21 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
         environment=telemetry(job, site)
         | {
             "SRT_RUNAHEAD_JOB": job.metadata.name,
-            "SRT_RUNAHEAD_ENGINE": engine.name,
+            "SRT_RUNAHEAD_ENGINE_NAME": engine.name,
             "SRT_RUNAHEAD_GATEWAY_URL": site.url(engine.name),
             "SRT_RUNAHEAD_TOKEN_FILE": str(site.layout.token),
             "SRT_RUNAHEAD_BROKER_URL": site.broker_url,
             "SRT_RUNAHEAD_COORDINATION_URL": site.server_url,
-            "SRT_RUNAHEAD_CONCURRENCY": str(job.spec.rollout.template.engine.max_num_seqs),
+            "SRT_RUNAHEAD_CONCURRENCY": str(_concurrency(job)),
         },
         grace_seconds=6.0,
     )
+
+
+def _concurrency(job: SRTJob) -> int:
+    """No more chunks than slots: what is beyond them waits in the queue."""
+    slots = job.spec.rollout.template.engine.max_num_seqs - job.spec.run_ahead.reserve_slots
+    return min(slots, MAX_CONCURRENCY)
 
 
 def engine_of(job: SRTJob, member: Member) -> Member:

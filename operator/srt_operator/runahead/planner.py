@@ -19,6 +19,8 @@ QUEUE_FACTOR: Final = 2
 """Chunks queued or running per free slot: enough that a slot never waits for the next tick."""
 WELL_COVERED_GROUPS: Final = 4
 """A prompt that has this many groups of sequences in its tree gains little from more."""
+MAX_GROUPS_A_VERSION: Final = 2
+"""Groups of samples begun for a prompt at one policy version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,10 @@ class Chunk:
 class Demand:
     """What could be generated, and how much of it is there already."""
 
-    step: int
-    """The optimizer step being worked on."""
+    next_step: int
+    """The first optimizer step that no rollout was sampled for yet."""
+    straggling_step: int | None = None
+    """The step whose last rollouts still run; None: no step is being sampled."""
     policy_version: int
     window: Sequence[WindowPrompt]
     num_sequences: Mapping[bytes, int]
@@ -128,15 +132,19 @@ class _Budget:
 
 def _continuations(demand: Demand) -> Iterator[_Wanted]:
     """Next chunks of samples that were begun at this policy version, most useful prompt first."""
-    prompts = {prompt.prompt_key: prompt for prompt in demand.window}
+    rank = {
+        prompt.prompt_key: (number, prompt)
+        for number, prompts in enumerate(_by_usefulness(demand))
+        for prompt in prompts
+    }
     begun = [
         sample
         for sample in _current(demand)
-        if not (sample.is_in_flight or sample.is_finished) and sample.prompt_key in prompts
+        if not (sample.is_in_flight or sample.is_finished) and sample.prompt_key in rank
     ]
-    begun.sort(key=lambda sample: _distance(prompts[sample.prompt_key], demand.step))
+    begun.sort(key=lambda sample: rank[sample.prompt_key][0])
     for sample in begun:
-        left = prompts[sample.prompt_key].max_tokens - sample.num_tokens
+        left = rank[sample.prompt_key][1].max_tokens - sample.num_tokens
         if left > 0:
             max_tokens = min(demand.chunk_tokens, left)
             yield _Wanted(
@@ -146,34 +154,34 @@ def _continuations(demand: Demand) -> Iterator[_Wanted]:
 
 def _beginnings(demand: Demand) -> Iterator[_Wanted]:
     """First chunks of new samples: step after step, the least covered prompt each time."""
-    begun: dict[bytes, int] = {}
+    next_index: dict[bytes, int] = {}
     for sample in _current(demand):
-        begun[sample.prompt_key] = max(begun.get(sample.prompt_key, 0), sample.index + 1)
+        next_index[sample.prompt_key] = max(next_index.get(sample.prompt_key, 0), sample.index + 1)
     for prompts in _by_usefulness(demand):
-        yield from _fill(prompts, begun, demand)
+        yield from _fill(prompts, next_index, demand)
 
 
 def _fill(
-    prompts: Sequence[WindowPrompt], begun: dict[bytes, int], demand: Demand
+    prompts: Sequence[WindowPrompt], next_index: dict[bytes, int], demand: Demand
 ) -> Iterator[_Wanted]:
-    """New samples for the prompts of one step, until each is covered or has its share."""
+    """New samples for the prompts of one step, until each is covered or has had its share."""
     covered = {
         prompt.prompt_key: demand.num_sequences.get(prompt.prompt_key, 0)
         + _num_unseen(prompt.prompt_key, demand)
         for prompt in prompts
     }
     while True:
-        open_prompts = [
+        lacking = [
             prompt
             for prompt in prompts
             if covered[prompt.prompt_key] < WELL_COVERED_GROUPS * prompt.num_rollouts
-            and begun.get(prompt.prompt_key, 0) < prompt.num_rollouts
+            and next_index.get(prompt.prompt_key, 0) < MAX_GROUPS_A_VERSION * prompt.num_rollouts
         ]
-        if not open_prompts:
+        if not lacking:
             return
-        prompt = min(open_prompts, key=lambda p: (covered[p.prompt_key], p.prompt_key))
-        index = begun.get(prompt.prompt_key, 0)
-        begun[prompt.prompt_key] = index + 1
+        prompt = min(lacking, key=lambda p: (covered[p.prompt_key], p.prompt_key))
+        index = next_index.get(prompt.prompt_key, 0)
+        next_index[prompt.prompt_key] = index + 1
         covered[prompt.prompt_key] += 1
         max_tokens = min(demand.chunk_tokens, prompt.max_tokens)
         yield _Wanted(prompt.prompt_key, index, 0, max_tokens, "")
@@ -189,18 +197,17 @@ def _num_unseen(prompt_key: bytes, demand: Demand) -> int:
 
 def _by_usefulness(demand: Demand) -> Iterator[list[WindowPrompt]]:
     """Prompts of the window in groups of one step, most useful step first, no prompt twice."""
-    nearest: dict[bytes, WindowPrompt] = {}
-    for prompt in sorted(demand.window, key=lambda p: _distance(p, demand.step)):
-        nearest.setdefault(prompt.prompt_key, prompt)
-    steps: dict[tuple[bool, int], list[WindowPrompt]] = {}
-    for prompt in nearest.values():
-        steps.setdefault(_distance(prompt, demand.step), []).append(prompt)
-    yield from steps.values()
-
-
-def _distance(prompt: WindowPrompt, step: int) -> tuple[bool, int]:
-    """Sorts the next steps before the current one, and that before what is past."""
-    return (prompt.step <= step, abs(prompt.step - step))
+    steps: dict[int, list[WindowPrompt]] = {}
+    for prompt in demand.window:
+        steps.setdefault(prompt.step, []).append(prompt)
+    order = sorted(step for step in steps if step >= demand.next_step)
+    if demand.straggling_step in steps and demand.straggling_step not in order:
+        order.append(demand.straggling_step)
+    seen: set[bytes] = set()
+    for step in order:
+        fresh = {p.prompt_key: p for p in steps[step] if p.prompt_key not in seen}
+        seen |= fresh.keys()
+        yield list(fresh.values())
 
 
 def _current(demand: Demand) -> list[Sample]:

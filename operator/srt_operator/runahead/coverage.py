@@ -1,0 +1,67 @@
+"""Asks the tree cache how well prompts are covered, and what run-ahead has been worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+
+from srt_common.messages.tree_cache import (
+    COVERAGE_PATH,
+    MAX_COVERAGE_KEYS,
+    STATS_PATH,
+    CacheStats,
+    CoverageRequest,
+    PromptSummary,
+)
+
+TIMEOUT_SECONDS: Final = 2.0
+_SUMMARIES: Final = msgspec.json.Decoder(list[PromptSummary])
+_STATS: Final = msgspec.json.Decoder(CacheStats)
+
+
+class TreeCacheClient:
+    """All replicas of a job's cache; any of them may answer. Belongs to one event loop."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, replicas: Sequence[str], *, token_file: Path
+    ) -> None:
+        """``replicas``: base URLs."""
+        self._client = client
+        self._replicas = replicas
+        self._token_file = token_file
+
+    async def num_sequences(self, prompt_keys: Sequence[bytes]) -> Mapping[bytes, int] | None:
+        """Sequences in the tree of each prompt, at any policy version; None: nobody answers."""
+        keys = [key.hex() for key in prompt_keys[:MAX_COVERAGE_KEYS]]
+        body = msgspec.json.encode(CoverageRequest(keys))
+        for replica in self._replicas:
+            content = await self._ask("POST", replica + COVERAGE_PATH, body)
+            if content is not None:
+                summaries = _SUMMARIES.decode(content)
+                return {bytes.fromhex(s.prompt_key): s.num_sequences for s in summaries}
+        return None
+
+    async def num_run_ahead_tokens_used(self) -> int | None:
+        """Run-ahead tokens that supplied an accepted draft token; None: nobody answers.
+
+        Every replica follows the whole log, so the one that is furthest knows best.
+        """
+        contents = [
+            await self._ask("GET", replica + STATS_PATH, None) for replica in self._replicas
+        ]
+        counts = [_STATS.decode(c).num_run_ahead_tokens_used for c in contents if c is not None]
+        return max(counts, default=None)
+
+    async def _ask(self, method: str, url: str, body: bytes | None) -> bytes | None:
+        headers = {"authorization": f"Bearer {self._token_file.read_text().strip()}"}
+        try:
+            answer = await self._client.request(
+                method, url, content=body, headers=headers, timeout=TIMEOUT_SECONDS
+            )
+        except httpx.HTTPError:
+            return None
+        return answer.content if answer.status_code == httpx.codes.OK else None

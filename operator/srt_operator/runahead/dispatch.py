@@ -1,0 +1,72 @@
+"""Sends chunks to the run-ahead workers through Celery. The only user of Celery here.
+
+* Blocking calls run in a thread: a broker that is away delays no decision by more than its time.
+* A chunk that cannot be sent is dropped: run-ahead is best effort.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from kombu.exceptions import ChannelError, OperationalError
+
+from srt_common.errors import CoordinationUnavailable
+from srt_common.messages.runahead import RunaheadJob
+from srt_common.task_queue import make_app, queue_of, send_runahead
+
+
+class Dispatcher(Protocol):
+    """Where chunks go."""
+
+    async def send(self, jobs: Sequence[RunaheadJob]) -> int:
+        """Queue chunks for their engines, in order; how many were queued."""
+        ...
+
+    async def num_queued(self, engine: str) -> int:
+        """Chunks that no worker has taken yet.
+
+        Raises:
+            CoordinationUnavailable: the broker does not answer.
+        """
+        ...
+
+
+class CeleryDispatcher:
+    """Queues of one job on one broker."""
+
+    def __init__(self, broker_url: str, *, job: str) -> None:
+        self._app = make_app(broker_url)
+        self._job = job
+
+    async def send(self, jobs: Sequence[RunaheadJob]) -> int:
+        """Queue chunks for their engines, in order; stops at the first that cannot be queued."""
+        return await asyncio.to_thread(self._send, jobs)
+
+    async def num_queued(self, engine: str) -> int:
+        """Chunks that no worker has taken yet. Raises CoordinationUnavailable."""
+        return await asyncio.to_thread(self._num_queued, queue_of(self._job, engine))
+
+    def _send(self, jobs: Sequence[RunaheadJob]) -> int:
+        for number, job in enumerate(jobs):
+            queue = queue_of(self._job, job.engine)
+            try:
+                send_runahead(self._app, job, queue=queue, expires_at_unix=job.deadline_at_unix)
+            except CoordinationUnavailable:
+                return number
+        return len(jobs)
+
+    def _num_queued(self, queue: str) -> int:
+        try:
+            with self._app.connection_or_acquire() as connection:
+                declared = connection.default_channel.queue_declare(queue=queue, passive=True)
+        except ChannelError:  # a queue that holds nothing does not exist
+            return 0
+        except (OperationalError, OSError) as error:
+            raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
+        return int(declared.message_count)
+
+    async def close(self) -> None:
+        """Let go of the broker."""
+        await asyncio.to_thread(self._app.close)
