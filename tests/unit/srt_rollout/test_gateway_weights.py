@@ -126,6 +126,7 @@ async def test_after_a_failure_half_way_nothing_is_sampled_until_an_update_succe
     assert gateway.vllm.calls[-1] == "/resume"
     assert (await call).json()["choices"][0]["finish_reason"] == "abort"
     assert "failed half way" in (await gateway.generate("r2")).json()["detail"]
+    assert (await gateway.http.get("/load")).json()["policy_version"] == -1
     gateway.vllm.failing = set()
     assert (await update(gateway, "policy-1", 1)).status_code == 200
     assert (await gateway.http.get("/readyz")).status_code == 200

@@ -23,7 +23,7 @@ from srt_rollout.admission import AcceptedCompletion, AcceptedGenerate, Limits
 from srt_rollout.engine_client import EngineClient
 from srt_rollout.flights import Flights
 from srt_rollout.lanes import Lanes
-from srt_rollout.load import EngineGauges, GaugeReader
+from srt_rollout.load import GaugeReader
 from srt_rollout.prefetch import PromptPrefetch
 from srt_rollout.rollout_trace import RolloutTraces
 from srt_rollout.settings import RolloutSettings
@@ -123,11 +123,12 @@ class Pod:
 
     # -- what it is doing
     def load(self) -> EngineLoad:
-        """Counts now, gauges of a moment ago."""
-        gauges = self._gauges.latest() if self._is_started else EngineGauges()
+        """Counts now, gauges of a moment ago. Raises EngineUnavailable before the engine serves."""
+        self.refuse_unless_started()
+        gauges = self._gauges.latest()
         return EngineLoad(
             engine=self.limits.engine,
-            policy_version=self.weights.policy_version,
+            policy_version=self.weights.policy_version if self.weights.are_defined else -1,
             max_num_seqs=self._settings.max_num_seqs,
             reserve_slots=self._settings.reserve_slots,
             num_running_policy=self._lanes.num_running_policy,
@@ -135,7 +136,7 @@ class Pod:
             num_running_run_ahead=self._lanes.num_run_ahead,
             num_preemptions=gauges.num_preemptions,
             kv_cache_usage=gauges.kv_cache_usage,
-            is_paused=self.weights.is_paused or not self._is_serving,
+            is_paused=self.weights.is_paused or not self.weights.are_defined,
             is_draining=self._is_draining,
         )
 
@@ -148,10 +149,6 @@ class Pod:
                 "policy_version": self.weights.policy_version,
             }
         return await self.client.stats()
-
-    @property
-    def _is_serving(self) -> bool:
-        return self._is_started and not self._is_draining and self.weights.are_defined
 
     def refuse_unless_serving(self) -> None:
         """Raises EngineUnavailable with the reason."""

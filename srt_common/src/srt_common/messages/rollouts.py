@@ -151,6 +151,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
     engine: str
     policy_version: int
+    """-1: the last weight update failed half way; nothing is sampled before another succeeds."""
     max_num_seqs: int
     reserve_slots: int
     num_running_policy: int
