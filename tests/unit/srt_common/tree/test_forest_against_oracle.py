@@ -488,7 +488,7 @@ class ForestMachine(RuleBasedStateMachine):
 
 
 ForestMachine.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=40,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -1,0 +1,499 @@
+"""The face of the forest: what it refuses, what it bounds, what leaves it, and promise 4.
+
+Drafts and estimates are compared in test_forest_against_oracle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srt_common.errors import TreeError
+from srt_common.keys import PromptKey
+from srt_common.tree import (
+    FLAG_OBSERVATION,
+    LANE_POLICY,
+    LANE_RUN_AHEAD,
+    MODE_OFF,
+    MODE_SAMPLED,
+    Drafts,
+    PromptForest,
+    Update,
+    pack_soft_targets,
+    pack_tokens,
+    unpack_tokens,
+)
+
+KEY = PromptKey(b"k" * 16)
+NO_TOKENS = np.zeros(0, np.int32)
+NO_PROBS = np.zeros(0, np.float32)
+PROMPT = np.array([1, 2, 3], np.int32)
+
+
+def make_forest(**options: Any) -> PromptForest:
+    return PromptForest(**{"engine_id": 1, "max_bytes": 1 << 26, "seed": 0} | options)
+
+
+def update(
+    tokens: list[int], *, sequence_id: int = 5, offset: int = 0, key: bytes = KEY, **fields: Any
+) -> Update:
+    values: dict[str, Any] = {
+        "policy_version": 0,
+        "lane": 0,
+        "engine_id": 2,
+        "flags": 0,
+        "soft": b"",
+    } | fields
+    return (
+        key,
+        sequence_id,
+        offset,
+        values["policy_version"],
+        values["lane"],
+        values["engine_id"],
+        values["flags"],
+        pack_tokens(tokens),
+        values["soft"],
+    )
+
+
+def extend(forest: PromptForest, it: Update) -> int:
+    return forest.extend(
+        PromptKey(it[0]),
+        it[1],
+        it[2],
+        policy_version=it[3],
+        lane=it[4],
+        engine_id=it[5],
+        flags=it[6],
+        tokens=it[7],
+        soft=it[8],
+    )
+
+
+def open_row(forest: PromptForest, *, sequence_id: int = 9, **options: Any) -> int:
+    fields: dict[str, Any] = {
+        "policy_version": 0,
+        "lane": LANE_POLICY,
+        "mode": MODE_SAMPLED,
+        "max_new_tokens": 0,
+        "stop_token_ids": NO_TOKENS,
+    } | options
+    context = fields.pop("context", NO_TOKENS)
+    key = fields.pop("key", KEY)
+    return forest.open_row(key, PROMPT, context, sequence_id=sequence_id, **fields)
+
+
+def step(
+    forest: PromptForest,
+    row: int,
+    tokens: list[int],
+    *,
+    accepted: int = 0,
+    max_draft: int = 4,
+    **arrays: Any,
+) -> Drafts:
+    """One row's step; ``accepted`` positions of its last draft were verified."""
+    fields: dict[str, Any] = {
+        "rows": np.array([row], np.uint64),
+        "new_offsets": np.array([0, len(tokens)], np.int32),
+        "new_tokens": np.array(tokens, np.int32),
+        "num_verified": np.array([accepted], np.int32),
+        "overlap": NO_PROBS,
+        "soft_offsets": NO_TOKENS,
+        "soft_token_ids": NO_TOKENS,
+        "soft_probs": NO_PROBS,
+        "max_draft_tokens": np.array([max_draft], np.int32),
+        "min_survival": 0.0,
+    }
+    return forest.step(**(fields | arrays))
+
+
+def state(forest: PromptForest) -> tuple[object, ...]:
+    forest.check()
+    return (forest.stats(), forest.snapshot(KEY), forest.prompt_keys())
+
+
+# -- promise 4: replay is harmless -----------------------------------------------------------------
+@given(st.data())
+def test_any_permutation_and_duplication_of_updates_ends_in_the_same_snapshot(
+    data: st.DataObject,
+) -> None:
+    texts = data.draw(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), max_size=4))
+    updates = []
+    for sequence_id, text in enumerate(texts):
+        cuts = sorted(data.draw(st.sets(st.integers(1, len(text)), max_size=4)) | {0, len(text)})
+        for start, end in pairwise(cuts):
+            soft = pack_soft_targets([[(token, 0.9)] for token in text[start:end]])
+            flags = FLAG_OBSERVATION if start % 2 else 0
+            updates.append(
+                update(
+                    text[start:end], sequence_id=sequence_id, offset=start, soft=soft, flags=flags
+                )
+            )
+    shuffled = data.draw(st.permutations(updates + data.draw(st.permutations(updates))))
+    straight, mixed = make_forest(), make_forest()
+    for it in updates:
+        extend(straight, it)
+    assert mixed.apply(shuffled, 1 << 20) == len(shuffled)
+    mixed.check()
+    assert mixed.snapshot(KEY) == straight.snapshot(KEY)
+    assert mixed.stats().num_early_tokens == 0
+    assert mixed.stats().num_tokens == sum(map(len, texts))
+
+
+def test_an_update_ahead_of_its_offset_is_counted_when_its_gap_closes() -> None:
+    forest = make_forest()
+    assert extend(forest, update([3, 4], offset=2)) == 0
+    assert forest.stats().num_early_tokens == 2
+    assert extend(forest, update([1, 2])) == 4
+    held = forest.sequence_tokens(KEY, 5)
+    assert held is not None
+    assert held.tolist() == [1, 2, 3, 4]
+
+
+def test_updates_that_waited_longest_are_given_up_when_too_many_wait() -> None:
+    forest = make_forest(max_early_tokens=4)
+    extend(forest, update([3, 4], sequence_id=1, offset=1))
+    extend(forest, update([3, 4], sequence_id=2, offset=1))
+    extend(forest, update([3, 4], sequence_id=3, offset=1))
+    assert forest.stats().num_early_tokens == 4
+    assert forest.stats().num_dropped_tokens == 2
+    assert [extend(forest, update([2], sequence_id=i)) for i in (1, 2, 3)] == [1, 3, 3]
+
+
+def test_the_snapshot_bytes_of_version_1_stay_readable() -> None:
+    image = bytes.fromhex(
+        "53525454" "0100" + KEY.hex() + "01000000"
+        "0500000000000000" "03000000" "01" "02000000" "02000000"
+        "01" "01000000" "00000000" "090000"
+        "00" "02000000" "06000000" "070000080000" "010700000a00"
+        "dd3a20c6"
+    )  # fmt: skip
+    forest = make_forest()
+    assert forest.load_snapshot(image) == KEY
+    assert forest.snapshot(KEY) == image
+    held = forest.sequence_tokens(KEY, 5)
+    assert held is not None
+    assert held.tolist() == [9, 7, 8]
+
+
+# -- what is refused, and changes nothing ----------------------------------------------------------
+REFUSED_UPDATES: dict[str, dict[int, Any]] = {
+    "tokens is 4 bytes, but must be a multiple of 3 bytes": {7: b"1234"},
+    "soft is 1 rows, but must be empty or one row a token": {8: b"\x00"},
+    "soft is a row of 9 pairs, but must be rows of at most 8 pairs": {8: b"\x09" + b"\x00" * 40},
+    "soft is cut inside row 0, but must be whole rows": {8: b"\x01\x00"},
+    "soft is row 0 out of order": {8: bytes([2, 1, 0, 0, 9, 2, 0, 0, 3, 0])},
+    "soft is 1 bytes beyond the last row": {8: b"\x00\x00\x00"},
+    "prompt_key is 3 bytes, but must be 16 bytes": {0: b"abc"},
+    "lane is 2, but must be 0": {4: 2},
+    "flags is 2, but must be 0 or FLAG_OBSERVATION": {6: 2},
+    "offset is -1, but must be from 0": {2: -1},
+    "offset is 268435455, but must be below": {2: (1 << 28) - 1},
+    "sequence_id is 18446744073709551616, but must be from 0 to": {1: 1 << 64},
+    "policy_version is -1, but must be from 0 to": {3: -1},
+    "engine_id is 4294967296, but must be from 0 to": {5: 1 << 32},
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED_UPDATES)
+def test_a_malformed_update_is_refused_with_its_reason_and_changes_nothing(reason: str) -> None:
+    forest = make_forest()
+    extend(forest, update([1, 2, 3]))
+    before = state(forest)
+    fields = list(update([4, 5], sequence_id=6))
+    for index, value in REFUSED_UPDATES[reason].items():
+        fields[index] = value
+    bad: Any = tuple(fields)
+    with pytest.raises(TreeError, match=reason):
+        extend(forest, bad)
+    assert forest.apply([bad], 10) == 1
+    assert forest.rejected() == (1, forest.rejected()[1])
+    assert reason in forest.rejected()[1]
+    assert state(forest) == before
+
+
+def test_apply_takes_a_prefix_of_about_the_tokens_it_may_and_always_one() -> None:
+    forest = make_forest()
+    updates = [update([1, 2, 3], sequence_id=i) for i in range(5)]
+    assert forest.apply(updates, 4) == 2
+    assert forest.apply(updates[2:], 0) == 1
+    assert forest.apply([], 10) == 0
+    assert forest.stats().num_tokens == 9
+
+
+BAD_STEPS: dict[str, dict[str, Any]] = {
+    "row is 77, but must be an open row": {"rows": np.array([77], np.uint64)},
+    "new_offsets is of length 1": {"new_offsets": np.array([0], np.int32)},
+    "new_offsets is broken": {"new_offsets": np.array([0, 2], np.int32)},
+    "new_tokens is -1, but must be token ids": {"new_tokens": np.array([-1], np.int32)},
+    "num_verified is 5, but must be from 0 to": {"num_verified": np.array([5], np.int32)},
+    "num_verified is -1": {"num_verified": np.array([-1], np.int32)},
+    "overlap is of length 2": {"overlap": np.ones(2, np.float32)},
+    "soft_probs is of length 1": {"soft_probs": np.ones(1, np.float32)},
+    "soft_offsets is empty": {
+        "soft_probs": np.ones(1, np.float32),
+        "soft_token_ids": np.ones(1, np.int32),
+    },
+    "soft_offsets is broken": {"soft_offsets": np.array([0, 1], np.int32)},
+    "soft_probs is NaN": {
+        "soft_probs": np.array([np.nan], np.float32),
+        "soft_token_ids": np.ones(1, np.int32),
+        "soft_offsets": np.array([0, 1], np.int32),
+    },
+    "max_draft_tokens is 129": {"max_draft_tokens": np.array([129], np.int32)},
+    "max_draft_tokens is of length 2": {"max_draft_tokens": np.array([1, 1], np.int32)},
+    "min_survival is NaN": {"min_survival": float("nan")},
+}
+
+
+@pytest.mark.parametrize("reason", BAD_STEPS)
+def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(reason: str) -> None:
+    forest = make_forest()
+    extend(forest, update([1, 2, 3, 4, 5, 6]))
+    row = open_row(forest)
+    step(forest, row, [4])
+    before = state(forest)
+    with pytest.raises(TreeError, match=reason):
+        step(forest, row, [5], **BAD_STEPS[reason])
+    assert state(forest) == before
+
+
+def test_a_row_may_be_in_a_batch_once() -> None:
+    forest = make_forest()
+    row = open_row(forest)
+    twice: dict[str, Any] = {
+        "rows": np.array([row, row], np.uint64),
+        "new_offsets": np.zeros(3, np.int32),
+        "num_verified": np.zeros(2, np.int32),
+        "max_draft_tokens": np.zeros(2, np.int32),
+    }
+    with pytest.raises(TreeError, match="but must be without duplicates"):
+        step(forest, row, [], **twice)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        np.array([1, 2], np.int64),
+        np.array([1, 2], np.uint32),
+        [1, 2],
+    ],
+    ids=["int64", "uint32", "list"],
+)
+def test_arrays_of_another_type_are_a_mistake_of_the_caller(tokens: Any) -> None:
+    forest = make_forest()
+    row = open_row(forest)
+    before = state(forest)
+    with pytest.raises(TypeError):
+        forest.set_prompt(KEY, tokens)
+    with pytest.raises(TypeError):
+        step(forest, row, [1, 2], new_tokens=tokens)
+    with pytest.raises(TypeError):
+        open_row(forest, sequence_id=10, context=tokens)
+    with pytest.raises(TypeError):
+        forest.mark_used(KEY, 9, tokens)
+    assert state(forest) == before
+
+
+def test_strided_arrays_are_refused() -> None:
+    forest = make_forest()
+    row = open_row(forest)
+    strided = np.arange(4, dtype=np.int32)[::2]
+    with pytest.raises(TreeError, match="new_tokens is strided"):
+        step(forest, row, [1, 2], new_tokens=strided)
+    with pytest.raises(TreeError, match="token_ids is strided"):
+        forest.set_prompt(KEY, strided)
+
+
+def test_rows_are_refused_by_name() -> None:
+    forest = make_forest()
+    extend(forest, update([1, 2], sequence_id=9))
+    with pytest.raises(TreeError, match="sequence_id is 9, but must be new to its prompt"):
+        open_row(forest, sequence_id=9)
+    with pytest.raises(TreeError, match="mode is 3, but must be 0, 1 or 2"):
+        open_row(forest, sequence_id=8, mode=3)
+    with pytest.raises(TreeError, match="row is 4, but must be an open row"):
+        forest.close_row(4)
+    with pytest.raises(TreeError, match="row is 4, but must be an open row"):
+        forest.set_row_mode(4, MODE_OFF)
+    with pytest.raises(TreeError, match="max_recent_positions is 0, but must be from 1 to 1024"):
+        make_forest(max_recent_positions=0)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+def test_the_least_recently_used_prompts_without_open_rows_go_first() -> None:
+    forest = make_forest(max_bytes=60_000)
+    first, second = (PromptKey(bytes([i]) * 16) for i in range(2))
+    open_row(forest, key=first)
+    extend(forest, update([1, 2, 3], key=second))
+    for i in range(2, 40):
+        extend(forest, update(list(range(40)), key=bytes([i]) * 16))
+        assert forest.memory_bytes() == forest.stats().memory_bytes <= 60_000
+    kept = forest.prompt_keys()
+    assert first in kept
+    assert second not in kept
+    assert kept[1:] == [bytes([i]) * 16 for i in range(41 - len(kept), 40)]
+    assert forest.stats().num_evicted_prompts == 40 - len(kept)
+    forest.check()
+
+
+def test_rows_go_on_when_memory_takes_no_more() -> None:
+    forest = make_forest(max_bytes=12_000)
+    row = open_row(forest)
+    for i in range(400):
+        drafts = step(forest, row, [i % 7, (i + 3) % 7])
+        assert forest.memory_bytes() <= 12_000
+    stats = forest.stats()
+    assert 0 < stats.num_tokens < 800
+    assert stats.num_refused_tokens > 0
+    assert len(drafts.token_ids) > 0
+    assert sum(len(unpack_tokens(it[7])) for it in forest.drain(1 << 20)) == 800
+    forest.check()
+
+
+# -- rows ------------------------------------------------------------------------------------------
+def test_tokens_after_a_stop_token_or_beyond_the_limit_are_not_kept() -> None:
+    forest = make_forest()
+    stopping = open_row(forest, sequence_id=1, stop_token_ids=np.array([9], np.int32))
+    limited = open_row(forest, sequence_id=2, max_new_tokens=3)
+    step(forest, stopping, [4, 9, 5])
+    step(forest, stopping, [6])
+    step(forest, limited, [1, 2, 3, 4])
+    held = [forest.sequence_tokens(KEY, i) for i in (1, 2)]
+    assert [it.tolist() for it in held if it is not None] == [[4, 9], [1, 2, 3]]
+    assert len(step(forest, limited, []).token_ids) == 0
+
+
+def test_a_draft_leaves_room_for_the_token_the_policy_samples_after_it() -> None:
+    forest = make_forest()
+    extend(forest, update([4, 5, 6, 7, 8, 9, 10]))
+    row = open_row(forest, max_new_tokens=4)
+    assert step(forest, row, [4, 5], max_draft=6).token_ids.tolist() == [6]
+
+
+def test_rows_append_context_as_observation_and_leave_as_one_update_each() -> None:
+    forest = make_forest(engine_id=3)
+    context = np.array([7, 8], np.int32)
+    row = open_row(forest, context=context, policy_version=4, lane=LANE_RUN_AHEAD)
+    other = open_row(forest, sequence_id=10)
+    step(forest, row, [1])
+    step(forest, other, [5])
+    soft: dict[str, Any] = {
+        "soft_offsets": np.array([0, 2], np.int32),
+        "soft_token_ids": np.array([2, 4], np.int32),
+        "soft_probs": np.array([0.25, 0.75], np.float32),
+    }
+    step(forest, row, [2], **soft)
+    targets = pack_soft_targets([[], [(2, 0.25), (4, 0.75)]])
+    assert forest.stats().num_outbox_tokens == 5
+    drained = forest.drain(3)
+    assert drained == [
+        (KEY, 9, 0, 4, LANE_RUN_AHEAD, 3, FLAG_OBSERVATION, pack_tokens([7, 8]), b""),
+        (KEY, 9, 2, 4, LANE_RUN_AHEAD, 3, 0, pack_tokens([1, 2]), targets),
+    ]
+    assert forest.drain(10) == [(KEY, 10, 0, 0, LANE_POLICY, 3, 0, pack_tokens([5]), b"")]
+    assert forest.drain(10) == []
+    step(forest, row, [3])
+    assert forest.drain(10) == [(KEY, 9, 4, 4, LANE_RUN_AHEAD, 3, 0, pack_tokens([3]), b"")]
+
+
+def test_the_oldest_updates_go_when_nobody_drains() -> None:
+    forest = make_forest(max_outbox_tokens=3)
+    for sequence_id in range(3):
+        step(forest, open_row(forest, sequence_id=sequence_id), [1, 2])
+    assert [it[1] for it in forest.drain(10)] == [2]
+    assert forest.stats().num_dropped_outbox_tokens == 4
+
+
+def test_a_replica_that_applies_what_was_drained_has_the_same_snapshot() -> None:
+    engine, replica = make_forest(), make_forest(engine_id=2)
+    row = open_row(engine, context=np.array([7], np.int32))
+    for token in (1, 2, 3):
+        step(engine, row, [token, token])
+        replica.apply(engine.drain(1 << 20), 1 << 20)
+    assert replica.snapshot(KEY) == engine.snapshot(KEY)
+
+
+def test_rows_of_a_removed_prompt_go_on_undrafted() -> None:
+    forest = make_forest()
+    extend(forest, update([4, 5, 6]))
+    row = open_row(forest)
+    assert len(step(forest, row, [4, 5]).token_ids) > 0
+    assert forest.remove_prompt(KEY)
+    assert not forest.has_prompt(KEY)
+    assert len(step(forest, row, [4, 5]).token_ids) == 0
+    assert forest.close_row(row).num_lookups == 1
+    forest.check()
+
+
+def test_a_row_that_is_switched_off_drafts_nothing_and_looks_nothing_up() -> None:
+    forest = make_forest()
+    extend(forest, update([4, 5, 6]))
+    row = open_row(forest, mode=MODE_OFF)
+    assert len(step(forest, row, [4, 5]).token_ids) == 0
+    forest.set_row_mode(row, MODE_SAMPLED)
+    assert len(step(forest, row, [4, 5]).token_ids) > 0
+    stats = forest.close_row(row)
+    assert (stats.num_steps, stats.num_lookups, stats.num_hits) == (2, 1, 1)
+
+
+def test_sampled_drafts_follow_the_q_they_ship() -> None:
+    forest = make_forest()
+    soft = pack_soft_targets([[], [], [(6, 0.6), (7, 0.3), (8, 0.1)]])
+    extend(forest, update([4, 5, 6], soft=soft))
+    counts: Counter[int] = Counter()
+    num_draws = 2000
+    for sequence_id in range(num_draws):
+        row = open_row(forest, sequence_id=1000 + sequence_id)
+        drafts = step(forest, row, [4, 5], max_draft=1)
+        counts[int(drafts.token_ids[0])] += 1
+        forest.close_row(row)
+        forest.remove_sequence(KEY, 1000 + sequence_id)
+    q = dict(zip(drafts.q_token_ids[0].tolist(), drafts.q_probs[0].tolist(), strict=True))
+    chi_square = sum(
+        (counts[token] - num_draws * q[token]) ** 2 / (num_draws * q[token]) for token in (6, 7, 8)
+    )
+    assert set(counts) == {6, 7, 8}
+    assert chi_square < 18.4  # p = 1e-4 at 2 degrees of freedom
+
+
+def test_equal_seeds_draft_equally_and_other_seeds_differently() -> None:
+    def drafted(seed: int) -> list[int]:
+        forest = make_forest(seed=seed)
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            extend(forest, update(rng.integers(0, 4, 30).tolist(), sequence_id=i))
+        row = open_row(forest, sequence_id=99)
+        return [int(token) for token in step(forest, row, [1, 2], max_draft=32).token_ids]
+
+    assert drafted(1) == drafted(1)
+    assert drafted(1) != drafted(2)
+
+
+def test_threads_may_share_a_forest() -> None:
+    forest = make_forest()
+
+    def work(thread: int) -> None:
+        for i in range(50):
+            sequence_id = 1000 * thread + i
+            row = open_row(forest, sequence_id=sequence_id)
+            step(forest, row, [i % 5, thread, 3])
+            forest.close_row(row)
+            forest.apply([update([1, 2, thread], sequence_id=10_000 + sequence_id)], 10)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    forest.check()
+    assert forest.stats().num_tokens == 4 * 50 * 6
