@@ -210,6 +210,24 @@ async def test_a_replica_evicts_only_what_it_owns(store: MemoryStore, clock: Man
     assert kept < set(PROMPTS)
 
 
+async def test_owners_of_different_shards_free_the_excess_together_and_not_each(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    memory_bytes = await filled(store, clock)
+    rigs = [await limited(store, clock, memory_bytes - 1) for _ in range(2)]
+    clock.advance(61)
+    for shard, rig in enumerate(rigs):
+        rig.leases[1 - shard].take_away()
+        await rig.keeper.renew()
+        await rig.keeper.renew()
+    evicted = [await rig.cache.evict() for rig in rigs]
+    assert 0 < sum(evicted) <= len(PROMPTS) // 2 + 2
+    for rig in rigs:
+        await caught_up(rig.replica)
+    assert held(rigs[0]) == held(rigs[1])
+    assert len(held(rigs[0])) == len(PROMPTS) - sum(evicted)
+
+
 # -- life
 
 

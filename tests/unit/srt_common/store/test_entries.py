@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt_common.errors import MessageError
@@ -55,8 +55,9 @@ def joined(pieces: list[TreeUpdate]) -> list[TreeUpdate]:
     return whole
 
 
+@settings(deadline=None, max_examples=30)
 @given(
-    st.integers(1, 3 * PIECE_TOKENS),
+    st.sampled_from([1, PIECE_TOKENS, 21_000, 22_000, 40 * PIECE_TOKENS, 50_000]),
     st.none() | st.lists(st.integers(0, 8), min_size=1, max_size=3),
 )
 def test_cut_updates_join_to_what_they_were(num_tokens: int, counts: list[int] | None) -> None:
