@@ -1,8 +1,8 @@
 """What every tree store promises (srt_common.store.base), on each implementation.
 
 Covers order and idempotent replay of the log, floors and gaps, snapshots, removal, blocking reads,
-hostile bytes and a store that loses its memory. A server that is away or silent is the Redis log's
-own part, at the end.
+hostile bytes and a store that loses its memory. A server that is away or silent:
+tests/integration/test_redis_log.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 import zstandard
-from redis.asyncio import Redis
 
-from srt_common.errors import MessageTooLarge, TreeStoreUnavailable
+from srt_common.errors import MessageTooLarge
 from srt_common.keys import PromptKey, shard_of
 from srt_common.messages.codec import MAX_ENTRY_BYTES
 from srt_common.messages.tree_updates import (
@@ -391,114 +390,3 @@ async def test_a_store_that_lost_its_memory_is_a_gap_and_then_read_from_its_star
 async def test_closing_twice_is_harmless(rig: Rig) -> None:
     await rig.store.close()
     await rig.store.close()
-
-
-# -- the Redis log and its server
-
-
-async def _every_call(store: TreeStore) -> dict[str, Callable[[], Awaitable[object]]]:
-    key = prompt(1)
-    return {
-        "append": lambda: store.append([tokens(key)]),
-        "heads": store.heads,
-        "floors": store.floors,
-        "read": lambda: store.read(all_from_start()),
-        "put_snapshot": lambda: store.put_snapshot(key, StoredSnapshot(b"x", "1-0")),
-        "snapshot": lambda: store.snapshot(key),
-        "snapshot_keys": lambda: store.snapshot_keys(0),
-        "remove_prompt": lambda: store.remove_prompt(key),
-        "trim": lambda: store.trim(0, "1-0"),
-    }
-
-
-@pytest.fixture
-def own_server() -> Iterator[RedisServer]:
-    """A server that the test may hurt."""
-    with RedisServer.started(max_memory_bytes=64 * 2**20) as server:
-        yield server
-
-
-@pytest.fixture
-async def store(own_server: RedisServer) -> AsyncIterator[RedisLogStore]:
-    store = RedisLogStore.from_url(
-        own_server.url, cache=CACHE, num_shards=NUM_SHARDS, timeout_seconds=TIMEOUT_SECONDS
-    )
-    yield store
-    await store.close()
-
-
-@pytest.mark.parametrize("trouble", ["frozen", "stopped"])
-async def test_every_call_on_a_silent_server_ends_within_the_limit(
-    own_server: RedisServer, store: RedisLogStore, trouble: str
-) -> None:
-    await store.append([tokens(prompt(1))])
-    own_server.freeze() if trouble == "frozen" else own_server.stop()
-    for name, call in (await _every_call(store)).items():
-        started = time.monotonic()
-        with pytest.raises(TreeStoreUnavailable) as caught:
-            await call()
-        assert time.monotonic() - started < TIMEOUT_SECONDS + 0.3, name
-        assert caught.value.address.endswith("redis.sock")
-
-
-async def test_a_server_that_comes_back_is_used_again_without_a_new_store(
-    own_server: RedisServer, store: RedisLogStore
-) -> None:
-    await store.append([tokens(prompt(1))])
-    own_server.stop()
-    with pytest.raises(TreeStoreUnavailable):
-        await store.append([tokens(prompt(1))])
-    own_server.start()
-    await store.append([tokens(prompt(1), 1)])
-    assert updates_of(await store.read(all_from_start())) == [tokens(prompt(1), 1)]
-
-
-async def test_a_server_that_was_restarted_between_two_calls_is_not_even_noticed(
-    own_server: RedisServer, store: RedisLogStore
-) -> None:
-    await store.append([tokens(prompt(1))])
-    own_server.stop()
-    own_server.start()
-    await store.append([tokens(prompt(1), 1)])
-
-
-async def test_a_full_server_refuses_appends_and_goes_on_serving_reads(
-    own_server: RedisServer, store: RedisLogStore
-) -> None:
-    await store.append([tokens(prompt(1))])
-    client = connect(own_server.url, timeout_seconds=TIMEOUT_SECONDS)
-    await client.config_set("maxmemory", 1)
-    with pytest.raises(TreeStoreUnavailable, match="maxmemory"):
-        await store.append([tokens(prompt(1), 1)])
-    assert updates_of(await store.read(all_from_start())) == [tokens(prompt(1))]
-    await client.aclose()
-
-
-async def test_the_error_of_an_unreachable_server_does_not_show_its_password() -> None:
-    store = RedisLogStore.from_url(
-        "redis://user:sesame@127.0.0.1:1/0", cache=CACHE, num_shards=1, timeout_seconds=0.2
-    )
-    with pytest.raises(TreeStoreUnavailable) as caught:
-        await store.heads()
-    assert "sesame" not in str(caught.value)
-    await store.close()
-
-
-async def test_two_caches_on_one_server_do_not_see_each_other(server: RedisServer) -> None:
-    first, second = (
-        RedisLogStore.from_url(server.url, cache=cache, num_shards=NUM_SHARDS)
-        for cache in ("one", "other")
-    )
-    await first.append([tokens(prompt(1))])
-    assert await second.read(all_from_start()) == []
-    await first.close()
-    await second.close()
-
-
-@pytest.mark.parametrize(
-    ("cache", "num_shards", "named"),
-    [("a}b", 1, "cache is 'a}b'"), ("", 1, "cache is ''"), ("a", 0, "num_shards is 0")],
-)
-async def test_an_impossible_cache_is_refused(cache: str, num_shards: int, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        RedisLogStore(Redis(), cache=cache, num_shards=num_shards)
