@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from srt_common.keys import PromptKey
+from srt_common.store.base import START
 from srt_tree_cache.changes import ChangedPrompts
 
 ONE, TWO = PromptKey(bytes(15) + b"1"), PromptKey(bytes(15) + b"2")
@@ -37,6 +38,14 @@ def test_a_floor_settles_everything_below_it() -> None:
     changes = changed((ONE, "9-0"), (TWO, "10-0"))
     changes.settle_below("9-0")
     assert changes.prompt_keys() == [TWO]
+
+
+def test_no_floor_settles_nothing() -> None:
+    changes = changed((ONE, START))
+    changes.settle_below(START)
+    assert changes.prompt_keys() == [ONE]
+    changes.settle(ONE, START)
+    assert changes.prompt_keys() == []
 
 
 def test_a_prompt_without_a_tree_is_forgotten() -> None:

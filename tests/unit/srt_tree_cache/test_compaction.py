@@ -328,6 +328,21 @@ async def test_a_replica_that_is_behind_brings_no_removed_prompt_back(
     assert images(await caught_up(new_replica(store, clock))) == {}
 
 
+async def test_a_store_that_lost_its_memory_gets_everything_back(
+    rig: Rig, store: MemoryStore, clock: ManualClock
+) -> None:
+    await store.append([appended(prompt(n), [n]) for n in range(3)])
+    await caught_up(rig.replica)
+    clock.advance(1)
+    await rig.compactor.compact(0)
+    before = images(rig.replica)
+    await store.wipe()
+    await caught_up(rig.replica)
+    await rig.compactor.compact(0)
+    assert images(await caught_up(new_replica(store, clock))) == before
+    assert len(rig.replica.changes[0]) == 0
+
+
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.integers(0, 3)),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from srt_common.keys import PromptKey
+from srt_common.store.base import START
 from srt_common.store.cursors import is_before
 
 
@@ -45,6 +46,8 @@ class ChangedPrompts:
 
     def settle_below(self, floor: str) -> None:
         """Everything up to ``floor`` is in snapshots."""
+        if floor == START:
+            return
         self._changed_at = {
             key: cursor for key, cursor in self._changed_at.items() if is_before(floor, cursor)
         }

@@ -2,6 +2,7 @@
 
 * Start: remember the floors, load all snapshots, then follow the log from the floors.
 * A gap (the log was trimmed past this reader, or lost): load the shard's snapshots, then go on.
+* A log that was wiped: everything held counts as changed, so that the store gets it back.
 * Replaying is harmless, so a restarted replica is the same again from snapshots and log.
 * The store away: what is held is served on; reading is tried again and counted.
 """
@@ -144,6 +145,8 @@ class Replica:
         if batch.has_gap:
             self.counts.gaps += 1
             await self._load_shard(batch.shard)
+            if batch.cursor == START:
+                self._note_all(batch.shard)
         appended: list[TokensAppended] = []
         for update in batch.updates:
             if isinstance(update, TokensAppended):
@@ -158,6 +161,12 @@ class Replica:
         if batch.cursor != START:
             age = self._clock.unix() - appended_at_unix(batch.cursor)
             self._lag_seconds[batch.shard] = age
+
+    def _note_all(self, shard: int) -> None:
+        """The store lost its memory: what is held here belongs into new snapshots."""
+        for prompt_key in self.forest.prompt_keys():
+            if self.shard_of(prompt_key) == shard:
+                self.changes[shard].note(prompt_key, START, 0)
 
     async def _extend(self, batch: ShardBatch, appended: Sequence[TokensAppended]) -> None:
         """Merge appends in slices, letting queries through in between."""
