@@ -180,12 +180,12 @@ async def test_a_chunk_delivered_twice_to_two_tasks_runs_once(
 
 
 async def test_a_chunk_that_was_continued_already_is_a_duplicate(
-    runner: ChunkRunner, gateway: Gateway
+    runner: ChunkRunner, gateway: Gateway, coordination: Coordination
 ) -> None:
-    await run_to_its_end(runner, gateway, [7] * 8)
-    await run_to_its_end(runner, gateway, [8] * 8, chunk=1)
-    again = make_runner(runner._coordination, gateway)
-    assert (await again.run(job(chunk=1), "late")).result == "duplicate"
+    ahead = UnfinishedSample(KEY.hex(), 0, 4, chunk=2, token_ids=(7,) * 16)
+    await coordination.put_unfinished(ahead)
+    assert (await runner.run(job(chunk=1), "late")).result == "duplicate"
+    assert gateway.vllm.bodies == {}
 
 
 @pytest.mark.parametrize("successor", [None, EPOCH + 1])
