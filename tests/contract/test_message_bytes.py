@@ -61,7 +61,7 @@ ENTRIES: list[tuple[str, str, list[TreeUpdate]]] = [
 JSON_MESSAGES = [
     (
         b'{"job":"j","engine":"e0","epoch":3,"prompt_key":"00ff","sample":1,"policy_version":2,'
-        b'"chunk_tokens":32,"deadline_at_unix":1.5}',
+        b'"chunk_tokens":32,"deadline_at_unix":1.5,"chunk":2}',
         runahead.RunaheadJob(
             job="j",
             engine="e0",
@@ -71,6 +71,7 @@ JSON_MESSAGES = [
             policy_version=2,
             chunk_tokens=32,
             deadline_at_unix=1.5,
+            chunk=2,
         ),
     ),
     (
@@ -167,6 +168,13 @@ def test_the_answer_of_an_engine_is_read_whatever_else_it_holds() -> None:
     assert answer.metrics is not None
     assert answer.metrics.speculative_decoding is not None
     assert answer.metrics.speculative_decoding.num_accepted_draft_tokens == 1
+
+
+def test_a_run_ahead_job_without_the_field_that_came_last_is_read_with_its_default() -> None:
+    golden, job = JSON_MESSAGES[0]
+    older = golden.replace(b',"chunk":2', b"")
+    read = msgspec.json.decode(older, type=runahead.RunaheadJob)
+    assert read == msgspec.structs.replace(job, chunk=0)
 
 
 def test_a_run_ahead_job_with_an_unknown_field_is_refused() -> None:
