@@ -60,13 +60,13 @@ ENTRIES: list[tuple[str, str, list[TreeUpdate]]] = [
 
 JSON_MESSAGES = [
     (
-        b'{"job":"j","engine":"e0","epoch":3,"prompt_key":"00ff","sample":1,"policy_version":2,'
+        b'{"job":"j","engine":"e0","epoch":3,"prompt_key":"000102030405060708090a0b0c0d0e0f","sample":1,"policy_version":2,'
         b'"chunk_tokens":32,"deadline_at_unix":1.5,"chunk":2}',
         runahead.RunaheadJob(
             job="j",
             engine="e0",
             epoch=3,
-            prompt_key="00ff",
+            prompt_key=KEY.hex(),
             sample=1,
             policy_version=2,
             chunk_tokens=32,
