@@ -7,13 +7,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -27,13 +25,13 @@ from srt_operator.engine_counters import EngineCounters
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
 from srt_operator.manifests.process import Site
+from srt_operator.outcome import is_srt
 from srt_operator.processes import Component
 from srt_operator.resources import SRTJob
-from srt_operator.run_lines import LineFile, of_kind, read_lines
+from srt_operator.run_lines import LineFile, of_kind, replace_text
 from srt_operator.runahead.assembly import run_ahead, urls
 from srt_operator.runahead.controller import Controller
 from srt_operator.status import SRTJobStatus
-from srt_operator.summary import RunRecord, Summary, arm_summary
 from srt_operator.supervisor import Supervisor
 
 
@@ -68,21 +66,6 @@ async def run_arm(
                 stop_requested=interruption.requested,
             )
             return await supervisor.run()
-
-
-def summarise(layout: RunLayout, *, is_srt: bool) -> Summary:
-    """What one arm's folder says came out."""
-    record = RunRecord(
-        metrics=read_lines(layout.metrics),
-        engines=read_lines(layout.engines),
-        bubbles=read_lines(layout.bubbles),
-    )
-    return arm_summary(record, is_srt=is_srt)
-
-
-def is_srt(job: SRTJob) -> bool:
-    """Whether the job drafts."""
-    return job.spec.rollout.template.drafter.enabled
 
 
 @asynccontextmanager
@@ -159,18 +142,6 @@ def _publisher(layout: RunLayout, show: Display) -> Callable[[SRTJobStatus], Non
             replace_text(layout.status, status.model_dump_json(by_alias=True, indent=2) + "\n")
 
     return publish
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that readers see the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def write_summary(layout: RunLayout, summary: Summary) -> None:
-    """Leave ``summary.json`` in the run folder."""
-    replace_text(layout.summary, json.dumps(summary, indent=2) + "\n")
 
 
 def is_done(job: SRTJob, layout: RunLayout) -> bool:

@@ -59,3 +59,10 @@ def append_line(path: Path, line: Line) -> None:
     """Add one line; readers see all of it or nothing."""
     with path.open("a") as file:
         file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    temporary.replace(path)

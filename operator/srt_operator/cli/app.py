@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command("run", epilog=run.EPILOG)(run.run)
 app.command("get")(inspect.get)
 app.command("logs")(inspect.logs)
+app.command("report")(tools.report)
 app.command("doctor")(tools.doctor)
 app.command("verify", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     tools.verify

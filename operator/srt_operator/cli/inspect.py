@@ -14,6 +14,7 @@ from rich.table import Table
 
 from srt_common.errors import ConfigurationError
 from srt_operator.layout import RunLayout
+from srt_operator.outcome import arms_of, run_folder
 from srt_operator.status import SRTJobStatus
 
 FOLLOW_SECONDS = 0.3
@@ -24,7 +25,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, su
 def get(run: RunFolder) -> None:
     """Show phase, processes and conditions of a run, or of both arms of a comparison."""
     console = Console()
-    for layout in arms_of(run):
+    for layout in arms_of(run_folder(run)).values():
         status = _status(layout)
         progress = f"step {status.progress.step} of {status.progress.steps}"
         console.print(f"{layout.root.name}: {status.phase}, {progress}", markup=False)
@@ -39,10 +40,11 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
     """Print the log of one process of a run."""
-    layout = RunLayout(run)
+    layout = run_folder(run)
     names = sorted(path.stem for path in layout.logs.glob("*.log"))
     if not names:
-        raise ConfigurationError(faults=[f"RUN is {str(run)!r}: allowed is a run folder with logs"])
+        fault = f"RUN is {str(run)!r}: allowed is a run folder with logs, such as runs/x/on"
+        raise ConfigurationError(faults=[fault])
     if process is None:
         typer.echo("\n".join(names))
         return
@@ -51,14 +53,6 @@ def logs(
         raise ConfigurationError(faults=[fault])
     for text in _tail(layout.log_of(process), follow=follow):
         typer.echo(text, nl=False)
-
-
-def arms_of(run: Path) -> list[RunLayout]:
-    """The run's own folder, or those of its arms. Raises ConfigurationError."""
-    arms = [RunLayout(run / arm) for arm in ("off", "on") if (run / arm / "job.yaml").exists()]
-    if not arms and not (run / "job.yaml").exists():
-        raise ConfigurationError(faults=[f"RUN is {str(run)!r}: allowed is a run folder"])
-    return arms or [RunLayout(run)]
 
 
 def _status(layout: RunLayout) -> SRTJobStatus:
@@ -88,7 +82,9 @@ def _process_table(status: SRTJobStatus) -> Table:
 
 
 def _condition_table(status: SRTJobStatus) -> Table:
-    table = Table("condition", "status", "reason", "since", "message", box=None)
+    table = Table("condition", "status", "reason", box=None)
+    table.add_column("since", no_wrap=True)
+    table.add_column("message")
     for condition in status.conditions:
         table.add_row(
             condition.type,

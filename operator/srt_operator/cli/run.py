@@ -14,7 +14,7 @@ from srt_common.errors import ConfigurationError
 from srt_operator import compare as comparing
 from srt_operator import local_run, run_folder
 from srt_operator.backends.site import site_of
-from srt_operator.cli.tables import arms_table, conclusion
+from srt_operator.cli.tools import show_outcome
 from srt_operator.constants import (
     EXIT_COMPLETE,
     EXIT_FAILED,
@@ -26,6 +26,7 @@ from srt_operator.display import display
 from srt_operator.job_file import dump_job, load_job
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
+from srt_operator.outcome import is_srt
 from srt_operator.processes import members
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import LineFile
@@ -98,7 +99,7 @@ def _arms(text: str, overrides: list[str], layout: RunLayout, *, compare: bool) 
         jobs = comparing.arms(text, overrides)
         return {arm: (job, comparing.arm_layout(layout, arm)) for arm, job in jobs.items()}
     job = load_job(text, overrides=overrides)
-    return {comparing.ON if local_run.is_srt(job) else comparing.OFF: (job, layout)}
+    return {comparing.ON if is_srt(job) else comparing.OFF: (job, layout)}
 
 
 def _show_plan(console: Console, job: SRTJob, layout: RunLayout) -> None:
@@ -125,7 +126,7 @@ async def _run(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> 
             if exit_code != EXIT_COMPLETE:
                 _explain(console, status, arm_layout)
                 break
-    _conclude(console, job, layout, arms)
+    show_outcome(console, layout)
     return exit_code
 
 
@@ -143,18 +144,3 @@ def _explain(console: Console, status: SRTJobStatus, layout: RunLayout) -> None:
             console.print(f"Logs: {layout.logs}", markup=False, soft_wrap=True)
             return
     console.print("Interrupted. `--resume` goes on where it was.", markup=False)
-
-
-def _conclude(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> None:
-    """Leave summary and report, and show the table."""
-    summaries = {
-        arm: local_run.summarise(arm_layout, is_srt=local_run.is_srt(arm_job))
-        for arm, (arm_job, arm_layout) in arms.items()
-        if arm_layout.metrics.exists()
-    }
-    if not summaries:
-        return
-    summary = comparing.joined(job, summaries)
-    local_run.write_summary(layout, summary)
-    console.print(arms_table(summary))
-    console.print(conclusion(summary), markup=False, highlight=False)

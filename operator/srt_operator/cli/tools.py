@@ -7,9 +7,15 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
+from srt_common.errors import ConfigurationError
 from srt_operator import doctor as checks
+from srt_operator.cli.inspect import RunFolder
 from srt_operator.constants import EXIT_COMPLETE, EXIT_FAILED
+from srt_operator.layout import RunLayout
+from srt_operator.outcome import conclude, run_folder
+from srt_operator.tables import arm_rows, conclusion
 
 
 def doctor() -> None:
@@ -31,6 +37,32 @@ def verify(context: typer.Context) -> None:
     Everything after `verify` is passed on: srt verify MODEL --full. Exit 1: it is biased.
     """
     raise typer.Exit(asyncio.run(_run_module("srt_rollout.verify", context.args)))
+
+
+def report(run: RunFolder) -> None:
+    """Write summary.json and report.html of a run anew, and show the table."""
+    layout = run_folder(run)
+    if not show_outcome(Console(), layout):
+        fault = f"RUN is {str(run)!r}: it has no metrics yet; wait for its first step"
+        raise ConfigurationError(faults=[fault])
+
+
+def show_outcome(console: Console, layout: RunLayout) -> bool:
+    """Leave summary and report in the folder and show the table; False when there is nothing."""
+    summary = conclude(layout)
+    if summary is None:
+        return False
+    head, *rows = arm_rows(summary)
+    table = Table(title=summary["job"])
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for text in (conclusion(summary), f"Report: {layout.report}"):
+        if text:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return True
 
 
 async def _run_module(module: str, arguments: list[str]) -> int:

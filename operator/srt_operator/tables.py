@@ -1,20 +1,20 @@
-"""Tables that `srt` ends with."""
+"""What a summary says in rows and sentences, for the terminal and the report alike. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rich.table import Table
-
 from srt_operator.summary import Summary
 
+Shown = Callable[[Any], str]
 
-def _number(spec: str) -> Callable[[Any], str]:
+
+def _number(spec: str) -> Shown:
     return lambda value: "-" if value is None else format(value, spec)
 
 
-ROWS: Final[Mapping[str, tuple[str, Callable[[Any], str]]]] = {
+ROWS: Final[Mapping[str, tuple[str, Shown]]] = {
     "steps": ("steps", _number("d")),
     "eval_accuracy_start": ("accuracy before", _number(".1%")),
     "eval_accuracy_end": ("accuracy after", _number(".1%")),
@@ -28,7 +28,7 @@ ROWS: Final[Mapping[str, tuple[str, Callable[[Any], str]]]] = {
     "num_generated_tokens": ("generated tokens", _number("d")),
     "remote_draft_fraction": ("drafted from other engines", _number(".1%")),
 }
-RUN_AHEAD_ROWS: Final[Mapping[str, tuple[str, Callable[[Any], str]]]] = {
+RUN_AHEAD_ROWS: Final[Mapping[str, tuple[str, Shown]]] = {
     "chunks": ("run-ahead chunks", _number("d")),
     "tokens": ("run-ahead tokens", _number("d")),
     "tokens_drafted_from": ("of them drafted from", _number("d")),
@@ -40,34 +40,29 @@ RUN_AHEAD_ROWS: Final[Mapping[str, tuple[str, Callable[[Any], str]]]] = {
 NAMES: Final = {"off": "SRT off", "on": "SRT on"}
 
 
-def arms_table(summary: Summary) -> Table:
-    """The arms of a run side by side."""
-    table = Table(title=summary["job"])
-    table.add_column("")
+def arm_rows(summary: Summary) -> list[list[str]]:
+    """The arms side by side; the first row is the heading. Rows that no arm fills are left out."""
     arms = summary["arms"]
-    for arm in arms:
-        table.add_column(NAMES[arm], justify="right")
+    rows = [["", *(NAMES[arm] for arm in arms)]]
     for name, (label, shown) in ROWS.items():
-        _add_row(table, label, [shown(arm.get(name)) for arm in arms.values()])
+        rows.append([label, *(shown(arm.get(name)) for arm in arms.values())])
     for name, (label, shown) in RUN_AHEAD_ROWS.items():
-        values = [
-            shown(arm["runahead"][name]) if "runahead" in arm else "-" for arm in arms.values()
-        ]
-        _add_row(table, label, values)
-    return table
+        cells = [shown(arm.get("runahead", {}).get(name)) for arm in arms.values()]
+        rows.append([label, *cells])
+    return [row for row in rows if any(cell != "-" for cell in row[1:])]
 
 
 def conclusion(summary: Summary) -> str:
-    """The comparison in one or two sentences; empty for a single arm."""
+    """A comparison in a few sentences; empty for a single arm."""
     found = summary.get("comparison")
     if found is None:
         return ""
     parts = []
     if found["rollout_speedup"] is not None:
-        parts.append(f"Rollouts took {found['rollout_speedup']:.2f}x less time with SRT.")
+        parts.append(f"Rollouts ran {found['rollout_speedup']:.2f}x as fast with SRT.")
     if found["train_slowdown"] is not None:
         change = found["train_slowdown"] - 1
-        parts.append(f"Training took {change:+.0%} beside run-ahead on the same cores.")
+        parts.append(f"A training step took {change:+.0%} time beside SRT on the same cores.")
     difference = found["accuracy_difference"]
     if difference is not None:
         parts.append(
@@ -75,8 +70,3 @@ def conclusion(summary: Summary) -> str:
             f"(95 % interval {difference['low']:+.1%} to {difference['high']:+.1%})."
         )
     return " ".join(parts)
-
-
-def _add_row(table: Table, label: str, values: list[str]) -> None:
-    if any(value != "-" for value in values):
-        table.add_row(label, *values)

@@ -1,0 +1,71 @@
+"""Leaves in a run folder what came out: ``summary.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from srt_common.errors import ConfigurationError
+from srt_operator.compare import OFF, ON, arm_layout, joined
+from srt_operator.job_file import load_job
+from srt_operator.layout import RunLayout
+from srt_operator.report.page import page
+from srt_operator.resources import SRTJob
+from srt_operator.run_lines import read_lines, replace_text
+from srt_operator.summary import RunRecord, Summary, arm_summary
+
+
+def conclude(layout: RunLayout) -> Summary | None:
+    """Write summary and report of a run or a comparison; None when nothing was measured yet.
+
+    Raises:
+        ConfigurationError: not a run folder.
+    """
+    job = job_of(layout)
+    arms = {name: arm for name, arm in arms_of(layout).items() if arm.metrics.exists()}
+    if not arms:
+        return None
+    summary = joined(job, {name: _summary(arm, is_srt=name == ON) for name, arm in arms.items()})
+    replace_text(layout.summary, json.dumps(summary, indent=2) + "\n")
+    replace_text(layout.report, page(layout, arms, summary))
+    return summary
+
+
+def job_of(layout: RunLayout) -> SRTJob:
+    """The job of a run folder. Raises ConfigurationError."""
+    try:
+        text = layout.job.read_text()
+    except OSError as error:
+        fault = f"RUN is {str(layout.root)!r}: allowed is a run folder, such as runs/tiny-math"
+        raise ConfigurationError(faults=[fault]) from error
+    return load_job(text)
+
+
+def arms_of(layout: RunLayout) -> Mapping[str, RunLayout]:
+    """Folders of a run's arms: two of a comparison, else the run's own."""
+    arms = {name: arm_layout(layout, name) for name in (OFF, ON)}
+    if any(arm.job.exists() for arm in arms.values()):
+        return {name: arm for name, arm in arms.items() if arm.job.exists()}
+    return {ON if is_srt(job_of(layout)) else OFF: layout}
+
+
+def is_srt(job: SRTJob) -> bool:
+    """Whether the job drafts."""
+    return job.spec.rollout.template.drafter.enabled
+
+
+def _summary(arm: RunLayout, *, is_srt: bool) -> Summary:
+    record = RunRecord(
+        metrics=read_lines(arm.metrics),
+        engines=read_lines(arm.engines),
+        bubbles=read_lines(arm.bubbles),
+    )
+    return arm_summary(record, is_srt=is_srt)
+
+
+def run_folder(path: Path) -> RunLayout:
+    """The layout of a folder that a user names. Raises ConfigurationError."""
+    layout = RunLayout(path.resolve())
+    job_of(layout)
+    return layout
