@@ -14,12 +14,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Protocol, Self
 
+import msgspec
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from srt_common.errors import TreeError, TreeStoreUnavailable
+from srt_common.errors import TreeError, TreeStoreError, TreeStoreUnavailable
 from srt_common.keys import PromptKey
 from srt_common.messages.tree_updates import (
     PromptRemoved,
@@ -28,6 +30,7 @@ from srt_common.messages.tree_updates import (
     TreeUpdate,
 )
 from srt_common.store.base import START, ShardBatch, TreeStore
+from srt_common.store.cursors import appended_at_unix
 from srt_common.store.redis_log import RedisLogStore
 from srt_common.telemetry import names
 from srt_common.tree import PromptForest, Update
@@ -177,16 +180,17 @@ class TreeSync:
 
     async def _follow(self) -> None:
         """Load every snapshot, then apply the log for ever."""
-        cursors = dict.fromkeys(range(self._store.num_shards), START)
-        stale = set(cursors)
+        cursors: dict[int, str] = {}
+        stale = set(range(self._store.num_shards))
         while True:
             try:
-                for shard in sorted(stale):
-                    await self._load_shard(shard)
-                    stale.discard(shard)
+                cursors = cursors or await self._store.floors()
+                while stale:
+                    await self._load_shard(min(stale))
+                    stale.remove(min(stale))
                 self._is_warm = True
                 batches = await self._store.read(cursors, block_seconds=BLOCK_SECONDS)
-            except TreeStoreUnavailable:
+            except TreeStoreError:
                 self._counts["unavailable"] += 1
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
@@ -205,31 +209,24 @@ class TreeSync:
             await asyncio.sleep(0)
 
     async def _apply(self, batch: ShardBatch) -> None:
-        """Apply a batch in slices, letting the publisher and the decoding steps in between them."""
+        """Apply a shard's news in its order."""
         self._counts["rejected"] += batch.num_rejected
-        self._lag_seconds = max(0.0, time.time() - int(batch.cursor.split("-")[0]) / 1000)
-        appended: list[Update] = []
-        for update in batch.updates:
-            if isinstance(update, TokensAppended):
-                appended.append(
-                    (
-                        update.prompt_key,
-                        update.sequence_id,
-                        update.offset,
-                        update.policy_version,
-                        update.lane,
-                        update.engine_id,
-                        update.flags,
-                        update.tokens,
-                        update.soft,
-                    )
-                )
-            elif isinstance(update, PromptRemoved):
-                self._forest.remove_prompt(PromptKey(update.prompt_key))
-        while appended:
-            taken = self._forest.apply(appended, self._apply_slice_tokens)
+        if batch.cursor != START:
+            self._lag_seconds = max(0.0, time.time() - appended_at_unix(batch.cursor))
+        for is_append, group in groupby(batch.updates, lambda it: isinstance(it, TokensAppended)):
+            if is_append:
+                await self._extend([msgspec.structs.astuple(update) for update in group])
+                continue
+            for update in group:
+                if isinstance(update, PromptRemoved):
+                    self._forest.remove_prompt(PromptKey(update.prompt_key))
+
+    async def _extend(self, updates: Sequence[Update]) -> None:
+        """Append in slices, letting the publisher and the decoding steps in between them."""
+        while updates:
+            taken = self._forest.apply(updates, self._apply_slice_tokens)
             self._counts["applied"] += taken
-            appended = appended[taken:]
+            updates = updates[taken:]
             await asyncio.sleep(0)
 
     async def _fetch(self, prompt_key: PromptKey, traceparent: str | None) -> None:
