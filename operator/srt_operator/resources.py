@@ -166,7 +166,7 @@ class AlgorithmSpec(Part):
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)]
     """Group size; TRL: num_generations."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Of the order of prompts and of sampling."""
+    """Of the order of prompts."""
     grpo: GRPOSpec = GRPOSpec()
     """Loss parameters."""
 

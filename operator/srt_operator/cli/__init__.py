@@ -1,8 +1,4 @@
-"""`srt`: one command for everything a user does.
-
-Exit statuses: 0 done, 1 the job or a check failed, 2 wrong usage (nothing was started), 130
-interrupted (``--resume`` goes on).
-"""
+"""`srt`: one command for everything a user does."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ from srt_operator.constants import EXIT_REFUSED
 
 def main() -> None:
     """Entry point of the `srt` command."""
-    from srt_operator.cli.app import app
+    from srt_operator.cli.app import make_app
 
     try:
-        app()
+        make_app()()
     except ConfigurationError as error:
         for fault in error.faults:
             sys.stderr.write(f"{fault}\n")

@@ -1,24 +1,58 @@
-"""The commands of `srt` put together."""
+"""The commands of `srt` put together, each with examples."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import typer
 
 from srt_operator.cli import inspect, run, tools
 
-app = typer.Typer(
-    name="srt",
-    help="Reinforcement learning with rollouts drafted from what was sampled before.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-app.command("run", epilog=run.EPILOG)(run.run)
-app.command("get")(inspect.get)
-app.command("logs")(inspect.logs)
-app.command("report")(tools.report)
-app.command("doctor")(tools.doctor)
-app.command("verify", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    tools.verify
-)
+HELP: Final = """Reinforcement learning with rollouts drafted from what was sampled before.
+
+Exit status: 0 done; 1 the job or a check failed; 2 wrong job, option or folder, nothing was
+started; 130 interrupted, --resume goes on."""
+
+COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
+    "run": (
+        run.run,
+        (
+            "srt run job.yaml",
+            "srt run job.yaml --set spec.algorithm.steps=20 --resume",
+            "srt run job.yaml --compare",
+            "srt run job.yaml --dry-run",
+        ),
+    ),
+    "get": (inspect.get, ("srt get runs/tiny-math",)),
+    "logs": (inspect.logs, ("srt logs runs/tiny-math", "srt logs runs/tiny-math trainer -f")),
+    "report": (tools.report, ("srt report runs/tiny-math",)),
+    "doctor": (tools.doctor, ("srt doctor",)),
+    "verify": (
+        tools.verify,
+        (
+            "srt verify docs/examples/tiny-math/model",
+            "srt verify docs/examples/tiny-math/model --full",
+        ),
+    ),
+}
+"""What each command calls, and examples of its use."""
+
+_PASSED_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def make_app() -> typer.Typer:
+    """The whole command."""
+    app = typer.Typer(
+        name="srt",
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name, (command, examples) in COMMANDS.items():
+        settings = _PASSED_ON if name == "verify" else {}
+        epilog = "\n\n".join(("Examples:", *(f"  {line}" for line in examples)))
+        app.command(name, epilog=epilog, context_settings=settings)(command)
+    return app

@@ -32,11 +32,6 @@ from srt_operator.resources import SRTJob
 from srt_operator.run_lines import LineFile
 from srt_operator.status import SRTJobStatus
 
-EPILOG = """Examples:  srt run job.yaml  |  srt run job.yaml --set spec.algorithm.steps=20 --resume
-|  srt run job.yaml --compare  |  srt run job.yaml --dry-run.
-Exit status: 0 all steps are done, 1 the job failed, 2 wrong job, option or folder (nothing was
-started), 130 interrupted (--resume goes on)."""
-
 
 def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads a command line
     job_file: Annotated[Path, typer.Argument(metavar="JOB", help="An SRTJob as YAML.")],

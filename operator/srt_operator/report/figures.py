@@ -14,6 +14,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from srt_operator.intervals import wilson
 from srt_operator.run_lines import Line, of_kind
@@ -64,6 +65,7 @@ def learning_curve(arms: Arms) -> str | None:
             at, accuracies, (below, above), fmt="o-", capsize=3, color=COLOURS[name], label=label
         )
     axes.plot([], [], ":", color="black", label="mean reward of a step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False)
     return _svg(figure)
 
@@ -78,7 +80,8 @@ def phase_times(arms: Arms) -> str | None:
     for panel, (name, steps) in zip(panels, drawn.items(), strict=True):
         _stack_phases(panel, steps)
         panel.set_title(NAMES[name], fontsize=9)
-        panel.set_xlabel("step")
+        panel.set_xlabel("optimizer step")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("seconds")
     panels[-1].legend(fontsize=8, frameon=False)
     return _svg(figure)
@@ -100,6 +103,7 @@ def drafting(arms: Arms) -> str | None:
     right.set_ylim(0, 1)
     for axes in (left, right):
         axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(fontsize=8, frameon=False)
     return _svg(figure)
 
