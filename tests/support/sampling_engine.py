@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,11 +43,13 @@ class SamplingEngine:
         """Status codes for the next generate requests, instead of an answer."""
         self.abort_after: list[int] = []
         """Tokens after which the next responses are aborted."""
+        self.on_request: Callable[[dict[str, Any]], None] = lambda _: None
+        """Called with each generate request before it is answered."""
         self.delay_seconds = 0.0
         """How long each response takes."""
         self.most_in_flight = 0
-        self._in_flight = 0
-        self._base = model
+        self.num_in_flight = 0
+        self.model_folder = model
         self._weights_root = weights_root
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -57,7 +60,8 @@ class SamplingEngine:
     def forget_weights(self) -> None:
         """Be as after a restart."""
         self.policy_version = 0
-        self._model: Any = AutoModelForCausalLM.from_pretrained(self._base, dtype=torch.float32)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(self.model_folder,
+        dtype=torch.float32)
 
     async def __aenter__(self) -> SamplingEngine:
         config = uvicorn.Config(
@@ -97,7 +101,7 @@ class SamplingEngine:
                 "policy_version": self.policy_version,
                 "max_num_seqs": 8,
                 "reserve_slots": 0,
-                "num_running_policy": self._in_flight,
+                "num_running_policy": self.num_in_flight,
                 "num_waiting_policy": 0,
                 "num_running_run_ahead": 0,
             }
@@ -109,15 +113,16 @@ class SamplingEngine:
             return 200, {}
         assert path == "/inference/v1/generate", path
         self.requests.append(document)
+        self.on_request(document)
         if self.statuses:
             return self.statuses.pop(0), {"type": "EngineUnavailable", "title": "scripted"}
-        self._in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        self.num_in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.num_in_flight)
         try:
             await asyncio.sleep(self.delay_seconds)
             return 200, self._generate(document)
         finally:
-            self._in_flight -= 1
+            self.num_in_flight -= 1
 
     @torch.no_grad()
     def _generate(self, document: dict[str, Any]) -> object:

@@ -1,0 +1,10 @@
+"""Rewards that random text can earn, importable by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def digits(completions: list[str], **_: Any) -> list[float]:
+    """The share of digits in a completion."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]

@@ -1,0 +1,60 @@
+"""A trainer in a process of its own that can be told to die at an exact point.
+
+* Forked from a server that has imported torch and the trainer already, so it starts at once.
+* Point n is the n-th time the process is about to flush, rename or remove a file: whatever it
+  leaves
+  behind for the next process is decided there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["srt_trainer.assembly", "reasoning_gym"])
+
+FLUSH = "srt.flush"
+POINTS = frozenset({FLUSH, "os.rename", "os.remove", "shutil.rmtree"})
+"""Audit events."""
+
+
+def start_trainer(document: dict[str, Any], *, die_at: int | None = None) -> ForkServerProcess:
+    """Start a job; with ``die_at`` it kills itself at that point, with SIGKILL."""
+    process = CONTEXT.Process(target=_train, args=(document, die_at), daemon=True)
+    process.start()
+    return process
+
+
+def _train(document: dict[str, Any], die_at: int | None) -> None:
+    from srt_trainer.assembly import train
+    from srt_trainer.settings import parse_settings
+
+    if die_at is not None:
+        _die_at(die_at)
+    asyncio.run(train(parse_settings(document)))
+
+
+def _die_at(point: int) -> None:
+    num_points = 0
+
+    def count(event: str, _: object) -> None:
+        nonlocal num_points
+        if event in POINTS:
+            num_points += 1
+            if num_points == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    flush = os.fsync
+
+    def counted_flush(fd: Any) -> None:
+        sys.audit(FLUSH)
+        flush(fd)
+
+    os.fsync = counted_flush
+    sys.addaudithook(count)
