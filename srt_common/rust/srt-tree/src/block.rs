@@ -11,13 +11,11 @@ pub(crate) const BLOCK_TOKENS: usize = 32;
 const TARGET_STEP: usize = 16;
 
 /// Consecutive positions of one sequence. All blocks of a sequence but its last are full.
+///
+/// Laid out so that what drafting reads lies together, links last.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Block {
-    pub(crate) tokens: [TokenId; BLOCK_TOKENS],
-    /// Per chain the position before this one with the same context; `NONE` at the end.
-    pub(crate) links: [[u32; NUM_CHAINS]; BLOCK_TOKENS],
-    /// Where the soft targets of each position end in `targets`.
-    row_ends: [u16; BLOCK_TOKENS],
     targets: Vec<SoftTarget>,
     /// Slot of the sequence in its tree.
     pub(crate) sequence: u32,
@@ -25,13 +23,18 @@ pub(crate) struct Block {
     pub(crate) previous: u32,
     /// What an observation of one of these positions counts.
     pub(crate) weight: f32,
-    len: u8,
     /// Bit i: the environment wrote position i.
     observations: u32,
     /// Bit i: position i supplied an accepted draft token.
     used: u32,
+    len: u8,
     /// Removed; kept until no chain runs through it.
     pub(crate) is_dead: bool,
+    /// Where the soft targets of each position end in `targets`.
+    row_ends: [u16; BLOCK_TOKENS],
+    pub(crate) tokens: [TokenId; BLOCK_TOKENS],
+    /// Per chain the position before this one with the same context; `NONE` at the end.
+    pub(crate) links: [[u32; NUM_CHAINS]; BLOCK_TOKENS],
 }
 
 impl Block {

@@ -26,6 +26,8 @@ pub(crate) struct Candidate {
     pub(crate) position: u32,
     /// Tokens of context that agree.
     pub(crate) matched: u8,
+    /// Place in the order of reading.
+    rank: u16,
 }
 
 /// Finds the candidates of one tree.
@@ -42,13 +44,13 @@ pub(crate) fn find_local(
         let mut position = tree.heads[chain].get(fragment);
         while position != NONE && num_left > 0 {
             if tree.arena.is_live(position) {
-                let matched = tree.arena.match_length(position, context, MAX_LOCAL_ORDER);
-                num_left -= accept(found, (tree.slot, position), matched, chain);
+                let agree = || tree.arena.match_length(position, context, MAX_LOCAL_ORDER);
+                num_left -= accept(found, (tree.slot, position), agree, chain);
             }
             position = tree.arena.next(chain, position);
         }
     }
-    found.sort_by_key(|candidate| Reverse(candidate.matched));
+    found.sort_unstable_by_key(|it| (Reverse(it.matched), it.rank));
 }
 
 /// Finds the candidates of all trees.
@@ -69,12 +71,12 @@ pub(crate) fn find_global(
             if let Some(holder) = trees[tree as usize].as_deref()
                 && is_live(trees, tree, position)
             {
-                let matched = holder.arena.match_length(position, context, MAX_GLOBAL_ORDER);
-                num_left -= accept(found, (tree, position), matched, chain);
+                let agree = || holder.arena.match_length(position, context, MAX_GLOBAL_ORDER);
+                num_left -= accept(found, (tree, position), agree, chain);
             }
         }
     }
-    found.sort_by_key(|candidate| Reverse(candidate.matched));
+    found.sort_unstable_by_key(|it| (Reverse(it.matched), it.rank));
 }
 
 /// Takes a position up if it belongs to the chain, once. Returns 1 if it belongs, else 0: then it
@@ -82,15 +84,18 @@ pub(crate) fn find_global(
 fn accept(
     found: &mut Vec<Candidate>,
     (tree, position): (u32, u32),
-    matched: usize,
+    agree: impl FnOnce() -> usize,
     chain: usize,
 ) -> usize {
+    if found.iter().any(|it| it.position == position && it.tree == tree) {
+        return 1;
+    }
+    let matched = agree();
     if matched < CHAIN_ORDERS[chain] {
         return 0;
     }
-    if !found.iter().any(|it| it.position == position && it.tree == tree) {
-        found.push(Candidate { tree, position, matched: matched as u8 });
-    }
+    let rank = found.len() as u16;
+    found.push(Candidate { tree, position, matched: matched as u8, rank });
     1
 }
 

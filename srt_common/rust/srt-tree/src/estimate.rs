@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::candidates::{Candidate, MAX_GLOBAL_ORDER, MAX_LOCAL_ORDER, find_global, find_local};
 use crate::index::{GlobalIndex, Trees};
 use crate::origin::TokenId;
-use crate::soft::MAX_SOFT_TARGETS;
+use crate::soft::{MAX_SOFT_TARGETS, SoftTarget};
 use crate::tables::{Level, Mode, NUM_ORDERS, ORDERS, Tables, calibration_cell};
 use crate::tree::Tree;
 
@@ -171,6 +171,7 @@ impl Estimator {
     /// Collects what the candidates say: local ones first, best first.
     fn gather(&self, view: &View<'_>, recall: &mut Recall) -> Range<usize> {
         let start = recall.evidence.len();
+        let probabilities = SoftTarget::probabilities();
         for (is_local, scope) in [(true, &self.local), (false, &self.global)] {
             for (candidate, found) in scope.iter().enumerate() {
                 let Some((block, index)) = found.place(view.trees) else { continue };
@@ -181,7 +182,8 @@ impl Estimator {
                     recall.evidence.push(says(block.tokens[index], weight));
                 } else {
                     let targets = row.iter();
-                    let pairs = targets.map(|it| says(it.token(), weight * it.probability()));
+                    let pairs = targets
+                        .map(|it| says(it.token(), weight * probabilities[usize::from(it.code())]));
                     recall.evidence.extend(pairs);
                 }
             }
@@ -207,13 +209,13 @@ impl Estimator {
             for scope in &mut scopes {
                 let Some(level) = scope.descend(order, &mut self.entries) else { continue };
                 let weight = tables.mixing_weight(level);
-                let share = (remaining * weight) as f32 / level.total;
-                for entry in &mut self.entries {
-                    entry.q += share * entry.counts[usize::from(level.is_local)];
-                }
+                scope.share += (remaining * weight) as f32 / level.total;
                 remaining *= 1.0 - weight;
                 recall.levels.push(level);
             }
+        }
+        for scope in &mut scopes {
+            scope.pay_out(&mut self.entries);
         }
         start..recall.levels.len()
     }
@@ -243,11 +245,13 @@ struct Scope<'a> {
     rest: &'a [Evidence],
     total: f32,
     distinct: u16,
+    /// What each unit of weight counted so far adds to q and has not added yet.
+    share: f32,
 }
 
 impl<'a> Scope<'a> {
     fn new(is_local: bool, max_order: usize, rest: &'a [Evidence]) -> Self {
-        Self { is_local, max_order, rest, total: 0.0, distinct: 0 }
+        Self { is_local, max_order, rest, total: 0.0, distinct: 0, share: 0.0 }
     }
 
     /// Counts all evidence of an order; none when the scope has nothing there.
@@ -255,16 +259,29 @@ impl<'a> Scope<'a> {
         if ORDERS[order] > self.max_order {
             return None;
         }
-        let longer = |it: &Evidence| usize::from(it.matched) >= ORDERS[order];
-        while let Some((it, rest)) = self.rest.split_first()
-            && longer(it)
-        {
-            self.count(it, entries);
+        let num_new =
+            self.rest.iter().take_while(|it| usize::from(it.matched) >= ORDERS[order]).count();
+        if num_new > 0 {
+            self.pay_out(entries);
+            let (new, rest) = self.rest.split_at(num_new);
             self.rest = rest;
+            for it in new {
+                self.count(it, entries);
+            }
         }
         let (is_local, order) = (self.is_local, order as u8);
         let (total, distinct) = (self.total, self.distinct);
         (total > 0.0).then_some(Level { is_local, order, distinct, total })
+    }
+
+    /// Adds to q what the levels since the last change of counts give to it.
+    fn pay_out(&mut self, entries: &mut [Entry]) {
+        if self.share > 0.0 {
+            for entry in entries {
+                entry.q += self.share * entry.counts[usize::from(self.is_local)];
+            }
+            self.share = 0.0;
+        }
     }
 
     fn count(&mut self, it: &Evidence, entries: &mut Vec<Entry>) {

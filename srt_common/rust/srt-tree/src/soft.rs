@@ -53,6 +53,11 @@ impl SoftTarget {
     pub fn probability(self) -> f32 {
         PROBABILITIES[self.code() as usize]
     }
+
+    /// What each code stands for.
+    pub(crate) fn probabilities() -> &'static [f32; 256] {
+        &PROBABILITIES
+    }
 }
 
 /// The soft targets of one position, most probable first; empty where there are none.

@@ -161,6 +161,7 @@ pub(crate) fn calibration_cell(mode: Mode, deepest: Level, confidence: f32) -> u
 
 /// `floor(log2(total)) + 2`, from 0 to `max`.
 fn count_class(total: f32, max: usize) -> usize {
-    let exponent = (total.max(0.26) * (1.0 + EDGE)).log2().floor() as i32 + 2;
-    (exponent.max(0) as usize).min(max)
+    let total = total.max(0.26) * (1.0 + EDGE);
+    // The exponent bits of a positive float are floor(log2) + 127; 0.26 has 125.
+    ((total.to_bits() >> 23) as usize).saturating_sub(125).min(max)
 }
