@@ -1,12 +1,13 @@
 """A rollout pod that drafts: real vLLM, the SRT drafter inside, the gateway in front.
 
 What a rollout's answer, the pod's counters and its trace say about drafts, and that new weights
-reach the drafter. Losslessness is shown in test_lossless.py.
+reach the drafter. Losslessness is shown in test_lossless.py. The last test ends the pod.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from srt_common.telemetry.span_file import SpanRecord, read_folder
-from support.gateway_process import GatewayProcess, rollout
+from support.gateway_process import GatewayProcess, has_ended, rollout, wait_for_load
 from support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
@@ -104,3 +105,20 @@ async def test_one_trace_holds_the_client_the_gateway_and_the_engine(pod: Gatewa
 def test_logs_hold_no_tokens(pod: GatewayProcess) -> None:
     text = Path(pod.log_file).read_text()
     assert "[5, 5, 5" not in text and "[5, 6, 7, 8]" not in text
+
+
+async def test_a_drain_lets_policy_rollouts_end_and_takes_the_engine_along(
+    pod: GatewayProcess,
+) -> None:
+    processes = pod.engine_processes()
+    assert len(processes) >= 3
+    async with pod.client() as http:
+        bodies = [rollout(f"last-{number}", max_tokens=300) for number in range(3)]
+        posts = (http.post("/inference/v1/generate", json=body) for body in bodies)
+        calls = [asyncio.create_task(post) for post in posts]
+        await wait_for_load(http, num_running_policy=3)
+        pod.process.send_signal(signal.SIGTERM)
+        answers = [response.json()["choices"][0] for response in await asyncio.gather(*calls)]
+    assert all(len(answer["token_ids"]) == 300 for answer in answers)
+    assert await asyncio.to_thread(pod.process.wait, 20) == 0
+    assert all(has_ended(pid) for pid in processes)

@@ -1,7 +1,7 @@
-"""The gateway in front of a real vLLM: abort, lanes, weights, drain, and the end of all processes.
+"""The gateway in front of a real vLLM: abort, lanes, weights, and the end of all processes.
 
 Promises 5 and 7, and facts of vLLM that the gateway is built on (reference F3, F4). The drafter is
-off here. The last test of the shared pod ends it.
+off here (test_gateway_drafting.py has it on). The last test of the shared pod kills it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.gateway_process import GatewayProcess, has_ended, rollout
+from support.gateway_process import GatewayProcess, has_ended, load, rollout, wait_for_load
 from support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
@@ -69,19 +69,6 @@ async def greedy(http: httpx.AsyncClient) -> dict[str, Any]:
     return await choice(http, rollout("greedy", max_tokens=12, temperature=0.0))
 
 
-async def load(http: httpx.AsyncClient) -> dict[str, Any]:
-    found: dict[str, Any] = (await http.get("/load")).json()
-    return found
-
-
-async def wait_for(http: httpx.AsyncClient, **wanted: int) -> None:
-    """Until ``/load`` shows these counts."""
-    deadline = time.monotonic() + 20
-    while {name: (await load(http))[name] for name in wanted} != wanted:
-        assert time.monotonic() < deadline, f"{await load(http)} never became {wanted}"
-        await asyncio.sleep(0.02)
-
-
 async def engine_idle(http: httpx.AsyncClient) -> bool:
     """vLLM's own count: nothing runs and nothing waits."""
     text = (await http.get("/metrics")).text
@@ -101,7 +88,7 @@ async def test_an_abort_frees_the_engine_within_half_a_second_and_keeps_the_toke
     http: httpx.AsyncClient,
 ) -> None:
     call = asyncio.create_task(choice(http, rollout("long")))
-    await wait_for(http, num_running_policy=1)
+    await wait_for_load(http, num_running_policy=1)
     await asyncio.sleep(0.3)
     asked = time.monotonic()
     await http.post("/inference/v1/abort_requests", json={"request_ids": ["long"]})
@@ -118,7 +105,7 @@ async def test_policy_rollouts_push_run_ahead_out(http: httpx.AsyncClient) -> No
         asyncio.create_task(choice(http, rollout(f"ahead-{index}", lane="run_ahead")))
         for index in range(3)
     ]
-    await wait_for(http, num_running_run_ahead=3)
+    await wait_for_load(http, num_running_run_ahead=3)
     refused = await http.post(GENERATE, json=rollout("ahead-3", lane="run_ahead"))
     assert (refused.status_code, refused.json()["type"]) == (429, "EngineBusy")
     started = time.monotonic()
@@ -135,7 +122,7 @@ async def test_policy_rollouts_push_run_ahead_out(http: httpx.AsyncClient) -> No
 async def test_a_client_that_goes_away_frees_the_engine(http: httpx.AsyncClient) -> None:
     with pytest.raises(httpx.ReadTimeout):
         await http.post(GENERATE, json=rollout("leaving"), timeout=0.5)
-    await wait_for(http, num_running_policy=0)
+    await wait_for_load(http, num_running_policy=0)
 
 
 async def test_an_id_beyond_the_vocabulary_does_not_end_the_engine(http: httpx.AsyncClient) -> None:
@@ -149,7 +136,7 @@ async def test_new_weights_change_what_is_sampled_and_how_it_is_labelled(
 ) -> None:
     first = await greedy(http)
     running = asyncio.create_task(choice(http, rollout("spanning")))
-    await wait_for(http, num_running_policy=1)
+    await wait_for_load(http, num_running_policy=1)
     await asyncio.sleep(0.3)
     response = await http.post("/srt/v1/weights", json={"path": "second", "policy_version": 1})
     assert response.json() == {"policy_version": 1}
@@ -217,35 +204,15 @@ async def test_logs_and_spans_hold_no_tokens(pod: GatewayProcess, http: httpx.As
     assert text not in logged and text.replace(" ", "") not in logged
 
 
-async def test_a_drain_lets_policy_rollouts_end_and_takes_the_engine_along(
-    pod: GatewayProcess, http: httpx.AsyncClient
-) -> None:
+def test_sigkill_of_the_gateway_ends_vllm_within_five_seconds(pod: GatewayProcess) -> None:
     processes = pod.engine_processes()
     assert len(processes) >= 3
-    calls = [
-        asyncio.create_task(choice(http, rollout(f"last-{index}", max_tokens=300)))
-        for index in range(3)
-    ]
-    ahead = asyncio.create_task(choice(http, rollout("ahead", max_tokens=300)))
-    await wait_for(http, num_running_policy=4)
-    pod.process.send_signal(signal.SIGTERM)
-    assert all(len(found["token_ids"]) == 300 for found in await asyncio.gather(*calls, ahead))
-    assert await asyncio.to_thread(pod.process.wait, 20) == 0
-    assert all(has_ended(pid) for pid in processes)
-
-
-def test_sigkill_of_the_gateway_ends_vllm_within_five_seconds(models: Path, tmp_path: Path) -> None:
-    with GatewayProcess.started(
-        tmp_path, models / "first", SRT_ROLLOUT_DRAFTER_ENABLED="false"
-    ) as pod:
-        processes = pod.engine_processes()
-        assert len(processes) >= 3
-        pod.process.kill()
-        pod.process.wait()
-        deadline = time.monotonic() + 5
-        while not all(has_ended(pid) for pid in processes):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    pod.process.kill()
+    pod.process.wait()
+    deadline = time.monotonic() + 5
+    while not all(has_ended(pid) for pid in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_an_engine_that_dies_takes_the_gateway_along(models: Path, tmp_path: Path) -> None:

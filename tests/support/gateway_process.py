@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -119,6 +120,19 @@ def rollout(request_id: str, *, lane: str = "policy", **params: Any) -> dict[str
         "token_ids": [5, 6, 7, 8],
         "sampling_params": given | params,
     }
+
+
+async def load(http: httpx.AsyncClient) -> dict[str, Any]:
+    found: dict[str, Any] = (await http.get("/load")).json()
+    return found
+
+
+async def wait_for_load(http: httpx.AsyncClient, **wanted: int) -> None:
+    """Until ``/load`` shows these counts."""
+    deadline = time.monotonic() + 20
+    while {name: (await load(http))[name] for name in wanted} != wanted:
+        assert time.monotonic() < deadline, f"{await load(http)} never became {wanted}"
+        await asyncio.sleep(0.02)
 
 
 def has_ended(pid: int) -> bool:

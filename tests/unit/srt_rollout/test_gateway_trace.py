@@ -108,7 +108,9 @@ async def test_counters_are_flushed_once_per_rollout(tmp_path: Path) -> None:
 async def test_a_refused_rollouts_span_is_an_error_and_counts_nothing(tmp_path: Path) -> None:
     async with Gateway.started(tmp_path) as gateway:
         await gateway.generate("refuse-me")
-        assert not span_of(gateway).status.is_ok
+        span = span_of(gateway)
+        assert (span.status.is_ok, span.status.description, span.events) == (False, None, ())
+        assert (span.attributes or {})[names.ATTR_ERROR_TYPE] == "EngineRefused"
         assert gateway.telemetry.value(names.METRIC_ROLLOUT_DURATION) == 0
 
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import msgspec
 from opentelemetry import trace
 from opentelemetry.metrics import Meter
-from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
+from srt_common.errors import SRTError
 from srt_common.messages.rollouts import ExtraArgs, RequestMetrics
 from srt_common.telemetry import names
 from srt_common.telemetry.instruments import DraftInstruments, RolloutInstruments
@@ -82,9 +83,15 @@ class RolloutTraces:
             kind=SpanKind.SERVER,
             attributes=attributes,
             record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             rollout = RolloutTrace(span)
-            yield rollout
+            try:
+                yield rollout
+            except SRTError as error:  # its message may repeat what vLLM said of a prompt
+                span.set_attribute(names.ATTR_ERROR_TYPE, type(error).__name__)
+                span.set_status(StatusCode.ERROR)
+                raise
             if rollout.answer is not None:
                 self._count(span, rollout.answer, extra.srt_lane, time.monotonic() - started)
 

@@ -6,11 +6,12 @@ The drafter inside the engine reads ``SRT_DRAFTER_*`` from the same environment
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from srt_common.settings import ServiceSettings
 
@@ -84,7 +85,7 @@ class RolloutSettings(ServiceSettings):
     """Of the engine's sampling; unset: a fresh one at each start, so that no two engines and no
     restarted one sample alike."""
 
-    extra_args: tuple[str, ...] = ()
+    extra_args: Annotated[tuple[str, ...], NoDecode] = ()
     """Further flags for vLLM as a JSON list, for instance ``["--block-size=32"]``. Flags that would
     break the pod's safety or its promises are refused."""
 
@@ -108,6 +109,16 @@ class RolloutSettings(ServiceSettings):
 
     stop_seconds: PositiveFloat = 10.0
     """How long the engine may take to stop before it is killed."""
+
+    @field_validator("extra_args", mode="before")
+    @classmethod
+    def _is_a_json_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("allowed is a JSON list of strings") from error
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from srt_common.settings import ServiceSettings
@@ -40,8 +40,9 @@ class RunaheadSettings(ServiceSettings):
     poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.05
     """How often a running chunk looks whether its bubble is still open."""
 
-    chunk_timeout_seconds: PositiveFloat = 15.0
+    chunk_timeout_seconds: Annotated[float, Field(gt=0, le=45)] = 15.0
     """Longest a chunk may run; then it is aborted and its tokens are kept."""
 
     visibility_timeout_seconds: Annotated[float, Field(ge=1)] = 60.0
-    """After this time the chunks of a killed worker are given to another one."""
+    """After this time the chunks of a killed worker are given to another one. At least four times
+    ``chunk_timeout_seconds``, or a chunk may run twice."""

@@ -119,6 +119,8 @@ class Worker:
                 names.ATTR_BUBBLE_EPOCH: job.epoch,
                 names.ATTR_POLICY_VERSION: job.policy_version,
             },
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             outcome = self._loop.call(self._runner.run(job, task))
             span.set_attribute(names.ATTR_RUNAHEAD_RESULT, outcome.result)
