@@ -112,10 +112,15 @@ def _readiness(
     elif any(map(job.is_given_up, missing)):
         reason = Reason.BACKOFF_LIMIT_EXCEEDED
     else:
-        has_run = any((status := job.status(m)) and status.num_starts > 1 for m in missing)
-        reason = Reason.RESTARTING if has_run else Reason.STARTING
+        is_again = any(_has_ended_before(job, member) for member in missing)
+        reason = Reason.RESTARTING if is_again else Reason.STARTING
     names = ", ".join(member.name for member in missing)
     return Finding(kind, False, reason, f"not ready: {names}")
+
+
+def _has_ended_before(job: JobView, member: Member) -> bool:
+    status = job.status(member)
+    return status is not None and (not status.is_alive or status.num_starts > 1)
 
 
 def _endings(how: Verdict) -> Iterator[Finding]:
