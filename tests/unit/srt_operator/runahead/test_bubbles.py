@@ -42,8 +42,6 @@ def follow(detector: Detector, signals: Iterable[Signal], limits: BubbleSpec = L
 def ticks(
     start: float, seconds: float, phase: str | None = "train", **fields: object
 ) -> list[Signal]:
-    start: float, seconds: float, phase: str | None = "train", **fields: object
-) -> list[Signal]:
     return [signal(start + n * TICK, phase, **fields) for n in range(int(seconds / TICK))]
 
 
