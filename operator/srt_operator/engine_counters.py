@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import msgspec
@@ -28,6 +28,26 @@ COUNTED: Final = (
     "num_accepted_tokens",
     "num_remote_draft_tokens",
 )
+
+
+class _Rows(msgspec.Struct):
+    num_steps: int
+    num_lookups: int
+    num_hits: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_remote_draft_tokens: int
+    accepted_by_source: tuple[int, int, int]
+
+
+class _Trees(msgspec.Struct):
+    rows: _Rows
+
+
+class _Stats(msgspec.Struct):
+    """The part of ``/srt/v1/stats`` that is counted here."""
+
+    trees: _Trees
 
 
 class CounterTotal:
@@ -88,13 +108,18 @@ class EngineCounters:
             return False
         if answer.status_code != httpx.codes.OK:
             return False
-        self._totals[name].add(_counts(msgspec.json.decode(answer.content)))
-        return True
+        counts = counts_of(msgspec.json.decode(answer.content))
+        if counts is not None:
+            self._totals[name].add(counts)
+        return counts is not None
 
 
-def _counts(stats: Any) -> dict[str, int]:
-    rows = stats["trees"]["rows"]
-    sources = rows["accepted_by_source"]
-    counts = {name: int(rows[name]) for name in COUNTED}
-    named = zip(("history", "online", "run_ahead"), sources, strict=True)
-    return counts | {f"num_accepted_{source}": int(count) for source, count in named}
+def counts_of(stats: object) -> dict[str, int] | None:
+    """The drafting counters in an engine's statistics; None where they are not."""
+    try:
+        rows = msgspec.convert(stats, _Stats).trees.rows
+    except msgspec.ValidationError:
+        return None
+    counts = {name: int(getattr(rows, name)) for name in COUNTED}
+    named = zip(("history", "online", "run_ahead"), rows.accepted_by_source, strict=True)
+    return counts | {f"num_accepted_{source}": count for source, count in named}
