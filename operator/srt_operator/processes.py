@@ -88,7 +88,7 @@ def members(spec: SRTJobSpec) -> tuple[Member, ...]:
     template = spec.rollout.template
     has_drafter = template.drafter.enabled
     numbers = {
-        Component.SERVER: 1,
+        Component.SERVER: 1 if spec.tree_cache.template.redis is None else 0,
         Component.TREE_CACHE: spec.tree_cache.template.replicas if has_drafter else 0,
         Component.ROLLOUT: template.replicas,
         Component.RUN_AHEAD: template.replicas if has_drafter and spec.run_ahead.enabled else 0,

@@ -120,6 +120,11 @@ def test_stock_engines_need_neither_tree_cache_nor_run_ahead() -> None:
     assert Component.RUN_AHEAD not in {member.component for member in members(spec)}
 
 
+def test_a_given_server_is_not_started() -> None:
+    world = World(spec=make_job(spec__treeCache__template__redis="{endpoint: 'redis://h:1'}").spec)
+    assert started(world.act()) == ["tree-cache-0"]
+
+
 def test_processes_start_when_what_they_depend_on_is_ready() -> None:
     world = World()
     assert started(world.act()) == ["server"]
