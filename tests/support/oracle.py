@@ -23,6 +23,7 @@ LIMITS = {"G": 8, "L": 16}
 PROMPT_WEIGHT = 0.3
 HARD_GAMMA = 1.5
 MAX_Q = 8
+MIN_SURVIVORS = 2
 NEARLY = 1e-4
 """Keeps sums that should meet a cell's edge from falling short of it by rounding."""
 
@@ -45,6 +46,9 @@ class Text:
     soft: list[Pairs] = field(default_factory=list)
     observed: list[bool] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
+
+    def is_sampled(self, index: int) -> bool:
+        return index < len(self.tokens) and not self.observed[index]
 
 
 @dataclass(frozen=True)
@@ -281,8 +285,32 @@ class OracleForest:
         else:
             yield text.tokens[index], weight
 
-    def estimate(self, key: bytes, context: Sequence[int]) -> Estimate | None:
-        candidates = {scope: self.candidates(scope, key, context) for scope in "GL"}
+    def survivors(
+        self, before: Estimate, scope: str, context: Sequence[int]
+    ) -> list[tuple[int, Position]]:
+        """Candidates of the estimate before that continue with the context's last token, one
+        position on.
+        """
+        moved = [
+            Position(position.text, position.index + 1)
+            for _, position in before.candidates[scope]
+            if position.text.tokens[position.index] == context[-1]
+            and position.text.is_sampled(position.index + 1)
+        ]
+        return [(self._agreement(it, context, LIMITS[scope]), it) for it in moved]
+
+    def estimate(
+        self, key: bytes, context: Sequence[int], before: Estimate | None = None
+    ) -> Estimate | None:
+        """What follows a context; ``before`` is the estimate of the draft's position before it."""
+        candidates = {}
+        for scope in "GL":
+            kept = self.survivors(before, scope, context) if before else []
+            enough = len(kept) >= MIN_SURVIVORS
+            candidates[scope] = kept if enough else self.candidates(scope, key, context)
+        return self._mixture(candidates)
+
+    def _mixture(self, candidates: dict[str, list[tuple[int, Position]]]) -> Estimate | None:
         levels = []
         for order in ORDERS:
             for scope in "GL":

@@ -19,6 +19,8 @@ pub(crate) struct Block {
     targets: Vec<SoftTarget>,
     /// Slot of the sequence in its tree.
     pub(crate) sequence: u32,
+    /// Which block of the sequence this is, from 0.
+    pub(crate) ordinal: u32,
     /// Block before this one: of the same sequence, or the prompt's last; `NONE` without one.
     pub(crate) previous: u32,
     /// What an observation of one of these positions counts.
@@ -38,13 +40,14 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(sequence: u32, previous: u32, weight: f32) -> Self {
+    pub(crate) fn new(sequence: u32, ordinal: usize, previous: u32, weight: f32) -> Self {
         Self {
             tokens: [0; BLOCK_TOKENS],
             links: [[NONE; NUM_CHAINS]; BLOCK_TOKENS],
             row_ends: [0; BLOCK_TOKENS],
             targets: Vec::new(),
             sequence,
+            ordinal: ordinal as u32,
             previous,
             weight,
             len: 0,

@@ -4,6 +4,8 @@
 //!   once. Chains are read longest order first.
 //! * Order of the result: longest match first, and among equals in the order of reading, which is
 //!   most recent first.
+//! * While a draft goes on, those candidates that continue with the drafted token are its next
+//!   candidates; chains are read again once fewer than [`MIN_SURVIVORS`] do.
 
 use std::cmp::Reverse;
 
@@ -19,6 +21,9 @@ pub(crate) const MAX_LOCAL_ORDER: usize = 16;
 /// Longest match looked for in all trees.
 pub(crate) const MAX_GLOBAL_ORDER: usize = 8;
 
+/// Fewer candidates than this are not enough to go on with.
+const MIN_SURVIVORS: usize = 2;
+
 /// A position whose context agrees with the one asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {
@@ -28,6 +33,27 @@ pub(crate) struct Candidate {
     pub(crate) matched: u8,
     /// Place in the order of reading.
     rank: u16,
+}
+
+/// Moves candidates on past `token`. Returns whether enough of them continue with it.
+pub(crate) fn carry_on(
+    trees: &Trees,
+    token: TokenId,
+    max_order: usize,
+    found: &mut Vec<Candidate>,
+) -> bool {
+    found.retain_mut(|it| {
+        let Some(tree) = trees[it.tree as usize].as_deref() else { return false };
+        let is_next = |(block, index): (&Block, usize)| block.tokens[index] == token;
+        if !it.place(trees).is_some_and(is_next) {
+            return false;
+        }
+        it.matched = (it.matched + 1).min(max_order as u8);
+        let next = tree.sampled_after(it.position);
+        it.position = next.unwrap_or(it.position);
+        next.is_some()
+    });
+    found.len() >= MIN_SURVIVORS
 }
 
 /// Finds the candidates of one tree.

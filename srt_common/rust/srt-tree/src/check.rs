@@ -149,7 +149,7 @@ fn check_sequences(tree: &Tree) -> Result<()> {
         for (n, (block, &number)) in blocks.iter().zip(&sequence.blocks).enumerate() {
             let is_full = block.len() == BLOCK_TOKENS;
             ensure(is_full || n + 1 == blocks.len(), place)?;
-            ensure(block.previous == previous, place)?;
+            ensure(block.previous == previous && block.ordinal as usize == n, place)?;
             previous = number;
         }
     }

@@ -128,6 +128,7 @@ impl Drafter<'_> {
     ) -> (usize, usize) {
         let mut context = row.tail.clone();
         let (mut survival, mut match_length) = (1.0, 0);
+        self.estimator.start();
         for position in 0..limits.max_tokens {
             let recall = &mut row.draft.recall;
             let Some(estimate) =

@@ -9,7 +9,9 @@
 
 use std::ops::Range;
 
-use crate::candidates::{Candidate, MAX_GLOBAL_ORDER, MAX_LOCAL_ORDER, find_global, find_local};
+use crate::candidates::{
+    Candidate, MAX_GLOBAL_ORDER, MAX_LOCAL_ORDER, carry_on, find_global, find_local,
+};
 use crate::index::{GlobalIndex, Trees};
 use crate::origin::TokenId;
 use crate::soft::{MAX_SOFT_TARGETS, SoftTarget};
@@ -127,7 +129,14 @@ pub(crate) struct Estimator {
 }
 
 impl Estimator {
-    /// Estimates what follows `context` in a tree; none when nothing like it was seen.
+    /// Starts a draft: its first estimate looks everything up.
+    pub(crate) fn start(&mut self) {
+        self.local.clear();
+        self.global.clear();
+    }
+
+    /// Estimates what follows `context` in a tree; none when nothing like it was seen. Within a
+    /// draft, each context is the one before and one token more.
     pub(crate) fn estimate(
         &mut self,
         view: &View<'_>,
@@ -136,10 +145,15 @@ impl Estimator {
         mode: Mode,
         recall: &mut Recall,
     ) -> Option<Estimate> {
+        let token = *context.last()?;
         let hashes = view.index.hashes(context);
-        find_local(tree, context, &hashes, view.max_recent, &mut self.local);
-        let forest = (view.index, view.trees);
-        find_global(forest, context, &hashes, view.max_recent, &mut self.global);
+        if !carry_on(view.trees, token, MAX_LOCAL_ORDER, &mut self.local) {
+            find_local(tree, context, &hashes, view.max_recent, &mut self.local);
+        }
+        if !carry_on(view.trees, token, MAX_GLOBAL_ORDER, &mut self.global) {
+            let forest = (view.index, view.trees);
+            find_global(forest, context, &hashes, view.max_recent, &mut self.global);
+        }
         let matched = self.local.first().into_iter().chain(self.global.first());
         let matched = matched.map(|candidate| candidate.matched).max()?;
         let evidence = self.gather(view, recall);

@@ -276,7 +276,8 @@ impl Tree {
 
     /// The last block of a sequence if it has room, else a new one.
     fn writable_block(&mut self, slot: u32) -> u32 {
-        let last = self.at(slot).and_then(|sequence| sequence.blocks.last().copied());
+        let known = self.at(slot).map(|sequence| sequence.blocks.as_slice()).unwrap_or_default();
+        let (last, ordinal) = (known.last().copied(), known.len());
         if let Some(number) = last
             && self.arena.live(number).is_some_and(|block| block.len() < BLOCK_TOKENS)
         {
@@ -284,7 +285,7 @@ impl Tree {
         }
         let weight = if self.prompt == Some(slot) { PROMPT_WEIGHT } else { 1.0 };
         let previous = last.unwrap_or_else(|| self.last_block_of_prompt());
-        let number = self.arena.add(Block::new(slot, previous, weight));
+        let number = self.arena.add(Block::new(slot, ordinal, previous, weight));
         if let Some(sequence) = &mut self.sequences[slot as usize] {
             self.list_bytes -= vec_bytes(&sequence.blocks);
             sequence.blocks.push(number);
@@ -306,6 +307,20 @@ impl Tree {
         (offset < sequence.len).then(|| join(number, offset % BLOCK_TOKENS))
     }
 
+    /// The position after one of a live block, if it was sampled.
+    pub(crate) fn sampled_after(&self, position: u32) -> Option<u32> {
+        let (number, index) = split(position);
+        let mut block = self.arena.get(number)?;
+        let mut next = position + 1;
+        if index + 1 == BLOCK_TOKENS {
+            let blocks = &self.at(block.sequence)?.blocks;
+            let number = *blocks.get(block.ordinal as usize + 1)?;
+            (block, next) = (self.arena.get(number)?, join(number, 0));
+        }
+        let (_, index) = split(next);
+        (index < block.len() && !block.is_observation(index)).then_some(next)
+    }
+
     /// Notes that a position supplied an accepted draft token. Returns its sequence and offset
     /// when that is new and the position was sampled.
     pub(crate) fn mark_used(&mut self, position: u32) -> Option<(SequenceId, usize)> {
@@ -318,8 +333,7 @@ impl Tree {
         if sequence.is_run_ahead() {
             self.num_run_ahead_tokens_used += 1;
         }
-        let place = sequence.blocks.iter().rposition(|&it| it == number)?;
-        Some((sequence.id, place * BLOCK_TOKENS + index))
+        Some((sequence.id, block.ordinal as usize * BLOCK_TOKENS + index))
     }
 
     // -- shrinking -------------------------------------------------------------------------------

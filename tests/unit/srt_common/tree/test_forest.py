@@ -1,6 +1,6 @@
-"""The face of the forest: what it refuses, what it bounds, what leaves it, and promise 4.
+"""The face of the forest: promise 4, the memory bound, what rows keep, draft and hand on.
 
-Drafts and estimates are compared in test_forest_against_oracle.
+Drafts and estimates are compared in test_forest_against_oracle, refusals in test_forest_refusals.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srt_common.errors import TreeError
 from srt_common.keys import PromptKey
 from srt_common.tree import (
     FLAG_OBSERVATION,
@@ -23,102 +21,11 @@ from srt_common.tree import (
     LANE_RUN_AHEAD,
     MODE_OFF,
     MODE_SAMPLED,
-    Drafts,
-    PromptForest,
-    Update,
     pack_soft_targets,
     pack_tokens,
     unpack_tokens,
 )
-
-KEY = PromptKey(b"k" * 16)
-NO_TOKENS = np.zeros(0, np.int32)
-NO_PROBS = np.zeros(0, np.float32)
-PROMPT = np.array([1, 2, 3], np.int32)
-
-
-def make_forest(**options: Any) -> PromptForest:
-    return PromptForest(**{"engine_id": 1, "max_bytes": 1 << 26, "seed": 0} | options)
-
-
-def update(
-    tokens: list[int], *, sequence_id: int = 5, offset: int = 0, key: bytes = KEY, **fields: Any
-) -> Update:
-    values: dict[str, Any] = {
-        "policy_version": 0,
-        "lane": 0,
-        "engine_id": 2,
-        "flags": 0,
-        "soft": b"",
-    } | fields
-    return (
-        key,
-        sequence_id,
-        offset,
-        values["policy_version"],
-        values["lane"],
-        values["engine_id"],
-        values["flags"],
-        pack_tokens(tokens),
-        values["soft"],
-    )
-
-
-def extend(forest: PromptForest, it: Update) -> int:
-    return forest.extend(
-        PromptKey(it[0]),
-        it[1],
-        it[2],
-        policy_version=it[3],
-        lane=it[4],
-        engine_id=it[5],
-        flags=it[6],
-        tokens=it[7],
-        soft=it[8],
-    )
-
-
-def open_row(forest: PromptForest, *, sequence_id: int = 9, **options: Any) -> int:
-    fields: dict[str, Any] = {
-        "policy_version": 0,
-        "lane": LANE_POLICY,
-        "mode": MODE_SAMPLED,
-        "max_new_tokens": 0,
-        "stop_token_ids": NO_TOKENS,
-    } | options
-    context = fields.pop("context", NO_TOKENS)
-    key = fields.pop("key", KEY)
-    return forest.open_row(key, PROMPT, context, sequence_id=sequence_id, **fields)
-
-
-def step(
-    forest: PromptForest,
-    row: int,
-    tokens: list[int],
-    *,
-    accepted: int = 0,
-    max_draft: int = 4,
-    **arrays: Any,
-) -> Drafts:
-    """One row's step; ``accepted`` positions of its last draft were verified."""
-    fields: dict[str, Any] = {
-        "rows": np.array([row], np.uint64),
-        "new_offsets": np.array([0, len(tokens)], np.int32),
-        "new_tokens": np.array(tokens, np.int32),
-        "num_verified": np.array([accepted], np.int32),
-        "overlap": NO_PROBS,
-        "soft_offsets": NO_TOKENS,
-        "soft_token_ids": NO_TOKENS,
-        "soft_probs": NO_PROBS,
-        "max_draft_tokens": np.array([max_draft], np.int32),
-        "min_survival": 0.0,
-    }
-    return forest.step(**(fields | arrays))
-
-
-def state(forest: PromptForest) -> tuple[object, ...]:
-    forest.check()
-    return (forest.stats(), forest.snapshot(KEY), forest.prompt_keys())
+from support.trees import KEY, extend, make_forest, open_row, step, update
 
 
 # -- promise 4: replay is harmless -----------------------------------------------------------------
@@ -185,150 +92,6 @@ def test_the_snapshot_bytes_of_version_1_stay_readable() -> None:
     assert held.tolist() == [9, 7, 8]
 
 
-# -- what is refused, and changes nothing ----------------------------------------------------------
-REFUSED_UPDATES: dict[str, dict[int, Any]] = {
-    "tokens is 4 bytes, but must be a multiple of 3 bytes": {7: b"1234"},
-    "soft is 1 rows, but must be empty or one row a token": {8: b"\x00"},
-    "soft is a row of 9 pairs, but must be rows of at most 8 pairs": {8: b"\x09" + b"\x00" * 40},
-    "soft is cut inside row 0, but must be whole rows": {8: b"\x01\x00"},
-    "soft is row 0 out of order": {8: bytes([2, 1, 0, 0, 9, 2, 0, 0, 3, 0])},
-    "soft is 1 bytes beyond the last row": {8: b"\x00\x00\x00"},
-    "prompt_key is 3 bytes, but must be 16 bytes": {0: b"abc"},
-    "lane is 2, but must be 0": {4: 2},
-    "flags is 2, but must be 0 or FLAG_OBSERVATION": {6: 2},
-    "offset is -1, but must be from 0": {2: -1},
-    "offset is 268435455, but must be below": {2: (1 << 28) - 1},
-    "sequence_id is 18446744073709551616, but must be from 0 to": {1: 1 << 64},
-    "policy_version is -1, but must be from 0 to": {3: -1},
-    "engine_id is 4294967296, but must be from 0 to": {5: 1 << 32},
-}
-
-
-@pytest.mark.parametrize("reason", REFUSED_UPDATES)
-def test_a_malformed_update_is_refused_with_its_reason_and_changes_nothing(reason: str) -> None:
-    forest = make_forest()
-    extend(forest, update([1, 2, 3]))
-    before = state(forest)
-    fields = list(update([4, 5], sequence_id=6))
-    for index, value in REFUSED_UPDATES[reason].items():
-        fields[index] = value
-    bad: Any = tuple(fields)
-    with pytest.raises(TreeError, match=reason):
-        extend(forest, bad)
-    assert forest.apply([bad], 10) == 1
-    assert forest.rejected() == (1, forest.rejected()[1])
-    assert reason in forest.rejected()[1]
-    assert state(forest) == before
-
-
-def test_apply_takes_a_prefix_of_about_the_tokens_it_may_and_always_one() -> None:
-    forest = make_forest()
-    updates = [update([1, 2, 3], sequence_id=i) for i in range(5)]
-    assert forest.apply(updates, 4) == 2
-    assert forest.apply(updates[2:], 0) == 1
-    assert forest.apply([], 10) == 0
-    assert forest.stats().num_tokens == 9
-
-
-BAD_STEPS: dict[str, dict[str, Any]] = {
-    "row is 77, but must be an open row": {"rows": np.array([77], np.uint64)},
-    "new_offsets is of length 1": {"new_offsets": np.array([0], np.int32)},
-    "new_offsets is broken": {"new_offsets": np.array([0, 2], np.int32)},
-    "new_tokens is -1, but must be token ids": {"new_tokens": np.array([-1], np.int32)},
-    "num_verified is 5, but must be from 0 to": {"num_verified": np.array([5], np.int32)},
-    "num_verified is -1": {"num_verified": np.array([-1], np.int32)},
-    "overlap is of length 2": {"overlap": np.ones(2, np.float32)},
-    "soft_probs is of length 1": {"soft_probs": np.ones(1, np.float32)},
-    "soft_offsets is empty": {
-        "soft_probs": np.ones(1, np.float32),
-        "soft_token_ids": np.ones(1, np.int32),
-    },
-    "soft_offsets is broken": {"soft_offsets": np.array([0, 1], np.int32)},
-    "soft_probs is NaN": {
-        "soft_probs": np.array([np.nan], np.float32),
-        "soft_token_ids": np.ones(1, np.int32),
-        "soft_offsets": np.array([0, 1], np.int32),
-    },
-    "max_draft_tokens is 129": {"max_draft_tokens": np.array([129], np.int32)},
-    "max_draft_tokens is of length 2": {"max_draft_tokens": np.array([1, 1], np.int32)},
-    "min_survival is NaN": {"min_survival": float("nan")},
-}
-
-
-@pytest.mark.parametrize("reason", BAD_STEPS)
-def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(reason: str) -> None:
-    forest = make_forest()
-    extend(forest, update([1, 2, 3, 4, 5, 6]))
-    row = open_row(forest)
-    step(forest, row, [4])
-    before = state(forest)
-    with pytest.raises(TreeError, match=reason):
-        step(forest, row, [5], **BAD_STEPS[reason])
-    assert state(forest) == before
-
-
-def test_a_row_may_be_in_a_batch_once() -> None:
-    forest = make_forest()
-    row = open_row(forest)
-    twice: dict[str, Any] = {
-        "rows": np.array([row, row], np.uint64),
-        "new_offsets": np.zeros(3, np.int32),
-        "num_verified": np.zeros(2, np.int32),
-        "max_draft_tokens": np.zeros(2, np.int32),
-    }
-    with pytest.raises(TreeError, match="but must be without duplicates"):
-        step(forest, row, [], **twice)
-
-
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        np.array([1, 2], np.int64),
-        np.array([1, 2], np.uint32),
-        [1, 2],
-    ],
-    ids=["int64", "uint32", "list"],
-)
-def test_arrays_of_another_type_are_a_mistake_of_the_caller(tokens: Any) -> None:
-    forest = make_forest()
-    row = open_row(forest)
-    before = state(forest)
-    with pytest.raises(TypeError):
-        forest.set_prompt(KEY, tokens)
-    with pytest.raises(TypeError):
-        step(forest, row, [1, 2], new_tokens=tokens)
-    with pytest.raises(TypeError):
-        open_row(forest, sequence_id=10, context=tokens)
-    with pytest.raises(TypeError):
-        forest.mark_used(KEY, 9, tokens)
-    assert state(forest) == before
-
-
-def test_strided_arrays_are_refused() -> None:
-    forest = make_forest()
-    row = open_row(forest)
-    strided = np.arange(4, dtype=np.int32)[::2]
-    with pytest.raises(TreeError, match="new_tokens is strided"):
-        step(forest, row, [1, 2], new_tokens=strided)
-    with pytest.raises(TreeError, match="token_ids is strided"):
-        forest.set_prompt(KEY, strided)
-
-
-def test_rows_are_refused_by_name() -> None:
-    forest = make_forest()
-    extend(forest, update([1, 2], sequence_id=9))
-    with pytest.raises(TreeError, match="sequence_id is 9, but must be new to its prompt"):
-        open_row(forest, sequence_id=9)
-    with pytest.raises(TreeError, match="mode is 3, but must be 0, 1 or 2"):
-        open_row(forest, sequence_id=8, mode=3)
-    with pytest.raises(TreeError, match="row is 4, but must be an open row"):
-        forest.close_row(4)
-    with pytest.raises(TreeError, match="row is 4, but must be an open row"):
-        forest.set_row_mode(4, MODE_OFF)
-    with pytest.raises(TreeError, match="max_recent_positions is 0, but must be from 1 to 1024"):
-        make_forest(max_recent_positions=0)
-
-
 # -- memory ----------------------------------------------------------------------------------------
 def test_the_least_recently_used_prompts_without_open_rows_go_first() -> None:
     forest = make_forest(max_bytes=60_000)
@@ -378,6 +141,13 @@ def test_a_draft_leaves_room_for_the_token_the_policy_samples_after_it() -> None
     extend(forest, update([4, 5, 6, 7, 8, 9, 10]))
     row = open_row(forest, max_new_tokens=4)
     assert step(forest, row, [4, 5], max_draft=6).token_ids.tolist() == [6]
+
+
+def test_a_draft_ends_after_a_stop_token() -> None:
+    forest = make_forest()
+    extend(forest, update([4, 5, 6, 7, 8]))
+    row = open_row(forest, stop_token_ids=np.array([7], np.int32))
+    assert step(forest, row, [4, 5], max_draft=6).token_ids.tolist() == [6, 7]
 
 
 def test_rows_append_context_as_observation_and_leave_as_one_update_each() -> None:

@@ -403,9 +403,9 @@ class ForestMachine(RuleBasedStateMachine):
     def _follow(
         self, row: Row, drafts: Drafts, positions: range, max_draft: int, min_survival: float
     ) -> None:
-        context, survival = list(row.text), 1.0
+        context, survival, estimate = list(row.text), 1.0, None
         for n in range(max_draft):
-            estimate = self.oracle.estimate(row.key, context)
+            estimate = self.oracle.estimate(row.key, context, estimate)
             if estimate is None:
                 assert len(positions) == n
                 return
