@@ -147,6 +147,7 @@ class Worker:
             without_mingle=True,
             without_heartbeat=True,
             loglevel="WARNING",
+            quiet=True,
         )
 
     def _stop(self, **_signal: object) -> None:
