@@ -1,14 +1,14 @@
-//! Exact-p replay: how many tokens a step yields on recorded rollouts whose distributions are known.
+//! Exact-p replay: how many tokens a step yields on recorded rollouts of known distributions.
 //!
 //! `cargo run --release --example replay -- DUMP [K] [TAU] [STEP...]`
 //!
-//! Every response of a step runs in lock step, with all earlier steps as history. Drafts are coupled
-//! with the recorded text by the rejection rule read backwards: with u uniform, the recorded x is
-//! the draft, accepted, if u p(x) < q(x), and else the draft follows max(q - p, 0). The draft's law is
-//! exactly q, so the recorded text stays an exact sample.
+//! Every response of a step runs in lock step, with all earlier steps as history. Drafts are
+//! coupled with the recorded text by the rejection rule read backwards: with u uniform, the
+//! recorded x is the draft, accepted, if u p(x) < q(x), and else the draft follows max(q - p, 0).
+//! The draft's law is exactly q, so the recorded text stays an exact sample.
 //!
-//! A dump is a list of little-endian 32-bit arrays, each after its length: prompt offsets and tokens,
-//! per response its step and prompt, response offsets and tokens, row offsets, ids and
+//! A dump is a list of little-endian 32-bit arrays, each after its length: prompt offsets, prompt
+//! tokens, per response its step and prompt, response offsets and tokens, row offsets, ids and
 //! probabilities (f32).
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 

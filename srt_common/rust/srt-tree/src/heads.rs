@@ -49,6 +49,9 @@ impl ContextHashes {
     }
 }
 
+/// Bytes of a hash table's allocation beside its buckets, padding included, at most.
+const TABLE_OVERHEAD: usize = 64;
+
 #[derive(Debug, Clone, Copy)]
 struct Head {
     fragment: u32,
@@ -116,18 +119,21 @@ fn bucket_hash(fragment: u32) -> u64 {
     u64::from(fragment).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Bytes by which a hash table may grow when it takes `additional` more entries.
+/// Bytes by which a hash table may grow when it takes `additional` more entries: to twice its
+/// buckets, or to as many as the entries need.
 pub(crate) fn table_growth_bytes<T>(
     len: usize,
     capacity: usize,
     allocated: usize,
     additional: usize,
 ) -> usize {
-    if len + additional <= capacity {
+    let needed = len + additional;
+    if needed <= capacity {
         return 0;
     }
-    let buckets = ((len + additional).max(capacity + 1) * 8 / 7).max(4).next_power_of_two() * 2;
-    (buckets * (size_of::<T>() + 1) + 64).saturating_sub(allocated)
+    let doubled = allocated / (size_of::<T>() + 1) * 2;
+    let buckets = (needed * 8 / 7 + 1).next_power_of_two().max(4).max(doubled);
+    (buckets * (size_of::<T>() + 1) + TABLE_OVERHEAD).saturating_sub(allocated)
 }
 
 /// Bytes by which a vector may grow when it takes `additional` more elements.

@@ -5,8 +5,8 @@
 //!   part of it.
 //! * Layout, little-endian: `SRTT`, version u16, prompt key, number of sequences u32, sequences,
 //!   CRC-32 of all that u32. A sequence: id u64, policy version u32, lane u8, engine id u32, number
-//!   of runs u32, runs. A run: flags u8, number of tokens u32, soft bytes u32, packed tokens, packed
-//!   soft targets.
+//!   of runs u32, runs. A run: flags u8, number of tokens u32, soft bytes u32, packed tokens,
+//!   packed soft targets.
 //! * Loading checks everything before it changes anything, and lengths before it allocates.
 
 use crate::error::{Result, TreeError};
@@ -39,8 +39,8 @@ impl Forest {
         Some(image)
     }
 
-    /// Merges an image: its sequences extend as by `extend`, oldest policy version first. Returns its
-    /// prompt key.
+    /// Merges an image: its sequences extend as by `extend`, oldest policy version first. Returns
+    /// its prompt key.
     ///
     /// # Errors
     /// When the image is not whole, not of this version or not canonical.

@@ -1,7 +1,7 @@
 //! Soft targets: the policy's own probabilities of its top tokens at a position.
 //!
 //! One `u32` a pair: the id in the upper 24 bits, a logarithmic probability code in the lower 8.
-//! Code `c` stands for `exp(-c * 5.6 / 255)`, so the largest code is just below [`MIN_PROBABILITY`].
+//! Code `c` stands for `exp(-c * 5.6 / 255)`: the largest code is just below [`MIN_PROBABILITY`].
 
 use std::sync::LazyLock;
 

@@ -1,8 +1,8 @@
 //! Rows: opening and closing them, and the one call per engine step.
 //!
 //! * A step has two halves. First every row's new tokens are taken in, in the order the rows were
-//!   opened; then every row drafts from the same trees and tables. So a draft depends neither on the
-//!   order of rows in the batch nor on how drafting is spread over threads.
+//!   opened; then every row drafts from the same trees and tables. So a draft depends neither on
+//!   the order of rows in the batch nor on how drafting is spread over threads.
 //! * Everything is learned from the verification of an earlier step, as it is delivered.
 
 use crate::draft::{Draft, Drafter, Drafts, Draw, Independent, Limits};

@@ -1,4 +1,4 @@
-//! The tree of one prompt: every sequence sampled for it, and the chains that find contexts in them.
+//! The tree of one prompt: every sequence sampled for it, and the chains that find contexts there.
 //!
 //! * Sequences lie in blocks of an arena; dropping the tree drops it whole.
 //! * The prompt is a sequence of low weight that every other one continues: comparing backwards

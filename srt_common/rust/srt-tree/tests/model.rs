@@ -1,6 +1,6 @@
-//! Random operations on a forest and on a model that is obviously right. Covered: what sequences hold
-//! under duplicated, early and removed updates, the canonical snapshot, the memory bound, and every
-//! invariant after every operation.
+//! Random operations on a forest and on a model that is obviously right. Covered: what sequences
+//! hold under duplicated, early and removed updates, the canonical snapshot, the memory bound, and
+//! every invariant after every operation.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -236,6 +236,24 @@ def test_sampled_drafts_follow_the_q_they_ship() -> None:
     assert chi_square < 18.4  # p = 1e-4 at 2 degrees of freedom
 
 
+def test_whether_a_position_is_drafted_depends_on_what_stands_before_it_alone() -> None:
+    forest = make_forest()
+    rng = np.random.default_rng(3)
+    for i in range(30):
+        extend(forest, update(rng.integers(0, 3, 40).tolist(), sequence_id=i))
+    went_on: dict[tuple[int, ...], set[bool]] = {}
+    for sequence_id in range(1000, 1600):
+        row = open_row(forest, sequence_id=sequence_id)
+        drafts = step(forest, row, [1, 2], max_draft=8, min_survival=0.3)
+        draft = drafts.token_ids.tolist()
+        for end in range(len(draft) + 1):
+            went_on.setdefault(tuple(draft[:end]), set()).add(end < len(draft) or end == 8)
+        forest.close_row(row)
+        forest.remove_sequence(KEY, sequence_id)
+    assert all(len(answers) == 1 for answers in went_on.values())
+    assert len({len(prefix) for prefix, (goes_on,) in went_on.items() if not goes_on}) > 1
+
+
 def test_equal_seeds_draft_equally_and_other_seeds_differently() -> None:
     def drafted(seed: int) -> list[int]:
         forest = make_forest(seed=seed)
