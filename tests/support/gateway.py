@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from srt_common.bearer import BearerToken
 from srt_common.clock import SystemClock
 from srt_rollout.admission import Limits
-from srt_rollout.bearer import BearerToken
 from srt_rollout.gateway import make_app
 from srt_rollout.pod import Pod
 from srt_rollout.prefetch import PromptPrefetch

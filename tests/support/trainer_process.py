@@ -17,7 +17,18 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["srt_trainer.assembly", "reasoning_gym"])
+CONTEXT.set_forkserver_preload(
+    [
+        "srt_trainer.assembly",
+        "reasoning_gym",
+        "torch._dynamo",
+        "transformers.generation.utils",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.qwen2.modeling_qwen2",
+        "transformers.models.qwen2.tokenization_qwen2",
+    ]
+)
 
 FLUSH = "srt.flush"
 POINTS = frozenset({FLUSH, "os.rename", "os.remove", "shutil.rmtree"})

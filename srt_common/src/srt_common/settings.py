@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from srt_common.errors import ConfigurationError
 
@@ -40,6 +40,8 @@ class ServiceSettings(BaseSettings):
             settings = cls()
         except ValidationError as error:
             raise ConfigurationError(faults=[*faults, *_faults(error, prefix)]) from error
+        except SettingsError as error:  # a list or object that is not JSON; names the field
+            raise ConfigurationError(faults=[*faults, f"{prefix}*: {error}"]) from error
         if faults:
             raise ConfigurationError(faults=faults)
         return settings

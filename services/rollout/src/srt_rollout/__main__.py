@@ -18,11 +18,11 @@ from pathlib import Path
 import uvicorn
 from opentelemetry import metrics, trace
 
+from srt_common.bearer import BearerToken
 from srt_common.clock import SystemClock
 from srt_common.errors import ConfigurationError, EngineError
 from srt_common.telemetry.setup import configure
 from srt_rollout.admission import Limits
-from srt_rollout.bearer import BearerToken
 from srt_rollout.engine import EngineProcess, vocabulary_size
 from srt_rollout.engine_client import KEEP_ALIVE_SECONDS, EngineClient
 from srt_rollout.gateway import make_app

@@ -19,6 +19,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from srt_common.bearer import BearerToken
 from srt_common.errors import (
     EngineBusy,
     EngineRefused,
@@ -29,7 +30,6 @@ from srt_common.errors import (
 from srt_common.messages import rollouts
 from srt_common.messages.rollouts import AbortRequest, WeightUpdate
 from srt_rollout import admission
-from srt_rollout.bearer import BearerToken
 from srt_rollout.engine_client import COMPLETIONS_PATH
 from srt_rollout.flights import DuplicateRequest
 from srt_rollout.pod import Pod

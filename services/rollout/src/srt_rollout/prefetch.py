@@ -15,8 +15,8 @@ from typing import Final
 
 import httpx
 
+from srt_common.bearer import BearerToken
 from srt_common.keys import PromptKey, prompt_key, tokenizer_fingerprint
-from srt_rollout.bearer import BearerToken
 
 _LOG = logging.getLogger(__name__)
 
