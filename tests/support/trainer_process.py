@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -49,6 +51,24 @@ def _train(document: dict[str, Any], die_at: int | None) -> None:
     if die_at is not None:
         _die_at(die_at)
     asyncio.run(train(parse_settings(document)))
+
+
+def start_program(config: Path, *, environment: dict[str, str], log: Path) -> ForkServerProcess:
+    """Start ``python -m srt_trainer --config``, its environment extended, its stderr in a file."""
+    process = CONTEXT.Process(target=_main, args=(config, environment, log), daemon=True)
+    process.start()
+    return process
+
+
+def _main(config: Path, environment: dict[str, str], log: Path) -> None:
+    os.environ.update(environment)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.argv = ["srt_trainer", "--config", str(config)]
+    try:
+        runpy.run_module("srt_trainer", run_name="__main__", alter_sys=True)
+    except Exception:  # noqa: BLE001 - the interpreter's own last resort, which a fork lacks
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
 
 
 def _die_at(point: int) -> None:

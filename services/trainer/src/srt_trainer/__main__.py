@@ -18,7 +18,6 @@ from types import TracebackType
 
 from srt_common.errors import ConfigurationError, SRTError
 from srt_common.telemetry.setup import configure
-from srt_trainer.assembly import train
 from srt_trainer.settings import TrainerSettings, load_settings
 
 EXIT_MISCONFIGURED = 2
@@ -51,6 +50,8 @@ def main() -> int:
 
 async def train_until_signalled(settings: TrainerSettings) -> int:
     """Train, or stop at the first SIGINT or SIGTERM; the exit status."""
+    from srt_trainer.assembly import train  # slow: wrong settings need not wait for it
+
     training = asyncio.create_task(train(settings))
     received: list[signal.Signals] = []
 
