@@ -1,0 +1,206 @@
+"""`srt run` with every part real: any process may be killed and the job still finishes; killing
+`srt run` itself, or Ctrl-C, leaves nothing behind, and a resumed run loses and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srt_operator.backends import guardian
+from srt_operator.backends.guardian import descendants
+from srt_operator.layout import RunLayout
+from srt_operator.run_lines import of_kind, read_lines
+from support.tiny_model import make_tiny_model
+
+pytestmark = [pytest.mark.processes, pytest.mark.vllm, pytest.mark.timeout(900)]
+
+STEPS = 7
+PROMPTS, ROLLOUTS = 2, 4
+JOB = """
+apiVersion: srt-rl.dev/v1alpha1
+kind: SRTJob
+metadata: {{name: sums}}
+spec:
+  model: {{uri: "file://{model}"}}
+  dataset: {{uri: "reasoning-gym://chain_sum?seed=1&size=4&max_terms=2&max_digits=1"}}
+  sampling: {{maxPromptTokens: 128, maxResponseTokens: 40}}
+  algorithm:
+    {{type: GRPO, steps: {steps}, promptsPerStep: {prompts}, rolloutsPerPrompt: {rollouts}}}
+  optimizer: {{maxTokensPerMicroBatch: 2048}}
+  storage: {{checkpointEverySteps: 3}}
+  rollout:
+    template:
+      drainSeconds: 3
+      engine: {{maxNumSeqs: 6, maxModelLen: 256, kvCacheMemory: 32Mi}}
+  treeCache: {{template: {{shards: 16, retention: {{maxBytes: 64Mi}}}}}}
+  runAhead:
+    reserveSlots: 1
+    chunkTokens: 16
+    bubble: {{openAfterSeconds: 0.1, minRemainingSeconds: 0.1, cooldownSeconds: 0.1, learnSteps: 1}}
+"""
+
+
+class SrtRun:
+    """One `srt run` and what can be seen of it from outside."""
+
+    def __init__(self, job: Path, layout: RunLayout, *options: str) -> None:
+        self.layout = layout
+        command = [sys.executable, "-c", "from srt_operator.cli import main; main()", "run"]
+        self._log = (layout.root.parent / "srt-run.log").open("ab")
+        self.process = subprocess.Popen(
+            [*command, str(job), "--run-dir", str(layout.root), *options],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def num_steps(self) -> int:
+        return len(of_kind(read_lines(self.layout.metrics), "step"))
+
+    def states(self) -> dict[str, str]:
+        try:
+            status: dict[str, Any] = json.loads(self.layout.status.read_text())
+        except (OSError, ValueError):
+            return {}
+        return {process["name"]: process["state"] for process in status["processes"]}
+
+    def wait_until(self, holds: Callable[[], bool], seconds: float = 400.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert self.process.poll() is None, f"srt run ended: {self.output()}"
+            assert time.monotonic() < deadline, f"waited too long: {self.output()}"
+            time.sleep(0.05)
+
+    def output(self) -> str:
+        return (self.layout.root.parent / "srt-run.log").read_text()[-3000:]
+
+    def service(self, name: str) -> int:
+        """Process id of a service itself, the child of its guardian."""
+        for pid in descendants(self.process.pid):
+            words = command_line(pid)
+            is_its_guardian = guardian.__file__ in words and any(w.endswith(name) for w in words)
+            if is_its_guardian:
+                return descendants(pid)[0]
+        raise AssertionError(f"no {name} runs: {self.output()}")
+
+    def end(self) -> None:
+        below = descendants(self.process.pid)
+        for pid in [*below, self.process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self._log.close()
+
+
+def command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return [""]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def all_end(pids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(is_alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("srt-run")
+    model = make_tiny_model(folder / "model", seed=3)
+    path = folder / "job.yaml"
+    path.write_text(JOB.format(model=model, steps=STEPS, prompts=PROMPTS, rollouts=ROLLOUTS))
+    return path
+
+
+@pytest.fixture
+def start(job: Path, tmp_path: Path) -> Iterator[Callable[..., SrtRun]]:
+    runs: list[SrtRun] = []
+
+    def run(*options: str) -> SrtRun:
+        runs.append(SrtRun(job, RunLayout(tmp_path / "run"), *options))
+        return runs[-1]
+
+    yield run
+    for one in runs:
+        one.end()
+
+
+def assert_every_step_is_there_once(layout: RunLayout) -> None:
+    steps = of_kind(read_lines(layout.metrics), "step")
+    assert [line["step"] for line in steps] == list(range(STEPS))
+    assert {line["num_rollouts"] for line in steps} == {PROMPTS * ROLLOUTS}
+    summary = json.loads(layout.summary.read_text())
+    assert summary["arms"]["on"]["steps"] == STEPS
+    assert summary["arms"]["on"]["num_rollouts"] == STEPS * PROMPTS * ROLLOUTS
+
+
+def test_the_job_finishes_though_each_of_its_processes_is_killed_in_turn(
+    start: Callable[..., SrtRun],
+) -> None:
+    run = start()
+    victims = ("srt_trainer", "srt_tree_cache", "srt_runahead", "valkey-server", "srt_rollout")
+    for number, victim in enumerate(victims, start=1):
+        run.wait_until(lambda number=number: run.num_steps() >= number)  # type: ignore[misc]
+        os.kill(run.service(victim), signal.SIGKILL)
+    assert run.process.wait(500) == 0, run.output()
+    assert_every_step_is_there_once(run.layout)
+    status = json.loads(run.layout.status.read_text())
+    restarts = {process["name"]: process["restarts"] for process in status["processes"]}
+    assert set(restarts.values()) == {1}, restarts
+    assert run.layout.report.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_killing_srt_run_ends_all_within_five_seconds_and_resume_loses_nothing(
+    start: Callable[..., SrtRun],
+) -> None:
+    run = start()
+    run.wait_until(lambda: run.num_steps() >= 4)
+    below = descendants(run.process.pid)
+    assert len(below) > 10
+    run.process.kill()
+    run.process.wait()
+    assert all_end(below, seconds=5.0), [command_line(pid) for pid in below if is_alive(pid)]
+    before = read_lines(run.layout.metrics)
+    resumed = start("--resume")
+    assert resumed.process.wait(500) == 0, resumed.output()
+    assert_every_step_is_there_once(run.layout)
+    after = read_lines(run.layout.metrics)
+    kept = [line["reward_mean"] for line in of_kind(before, "step")]
+    assert [line["reward_mean"] for line in of_kind(after, "step")][: len(kept)] == kept
+
+
+def test_ctrl_c_leaves_nothing_and_says_how_to_go_on(start: Callable[..., SrtRun]) -> None:
+    run = start()
+    run.wait_until(lambda: run.states().get("rollout-0") == "Starting")
+    time.sleep(3.0)  # until vLLM is one of several processes
+    below = descendants(run.process.pid)
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(60) == 130
+    assert not any(map(is_alive, below)), [command_line(pid) for pid in below if is_alive(pid)]
+    assert "--resume" in run.output()
+    assert Counter(run.states().values())["Ready"] == 0
