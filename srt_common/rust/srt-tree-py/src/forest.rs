@@ -113,17 +113,17 @@ impl Forest {
     fn apply(
         &self,
         py: Python<'_>,
-        updates: Vec<UpdateTuple<'_>>,
+        updates: &Bound<'_, PyAny>,
         max_tokens: usize,
     ) -> PyResult<usize> {
         let mut taken = Vec::new();
         let (mut num_taken, mut num_tokens) = (0, 0);
-        for fields in updates {
+        for fields in updates.try_iter()? {
             if num_taken > 0 && num_tokens >= max_tokens {
                 break;
             }
             num_taken += 1;
-            match PyUpdate::new(fields) {
+            match PyUpdate::new(fields?.extract::<UpdateTuple<'_>>()?) {
                 Ok(update) => {
                     num_tokens += update.num_tokens();
                     taken.push(update);

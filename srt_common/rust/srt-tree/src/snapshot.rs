@@ -156,8 +156,8 @@ fn read_sequence<'a>(
         });
         offset += num_tokens as u64;
     }
-    if offset > u64::from(MAX_SEQUENCE_TOKENS) {
-        return refuse(format!("a sequence of {offset} tokens"), "sequences below 2^28 tokens");
+    if !(1..=u64::from(MAX_SEQUENCE_TOKENS)).contains(&offset) {
+        return refuse(format!("a sequence of {offset} tokens"), "sequences of 1 to 2^28 tokens");
     }
     Ok(())
 }

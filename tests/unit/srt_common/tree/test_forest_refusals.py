@@ -4,6 +4,7 @@ having changed.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -154,3 +155,43 @@ def test_rows_are_refused_by_name() -> None:
         forest.set_row_mode(4, MODE_OFF)
     with pytest.raises(TreeError, match="max_recent_positions is 0, but must be from 1 to 1024"):
         make_forest(max_recent_positions=0)
+
+
+def image(*, version: int, sequences: str, num_sequences: int) -> bytes:
+    body = bytes.fromhex("53525454") + version.to_bytes(2, "little") + KEY
+    body += num_sequences.to_bytes(4, "little") + bytes.fromhex(sequences)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+SEQUENCE = "0500000000000000 03000000 01 02000000 "
+RUN = "00 01000000 00000000 090000"
+IMAGES = {
+    "image is of version 2, but must be of version 1": image(
+        version=2, sequences="", num_sequences=0
+    ),
+    "image is cut short": image(version=1, sequences="", num_sequences=1 << 31),
+    "image is a sequence of 0 tokens": image(
+        version=1, sequences=SEQUENCE + "00000000", num_sequences=1
+    ),
+    "image is not canonical": image(
+        version=1, sequences=SEQUENCE + "02000000" + RUN + RUN, num_sequences=1
+    ),
+    "image is out of order": image(
+        version=1, sequences=(SEQUENCE + "01000000" + RUN) * 2, num_sequences=2
+    ),
+    "image is 12 bytes too long": image(
+        version=1, sequences=SEQUENCE + "01000000" + RUN + RUN, num_sequences=1
+    ),
+    "image is something else": b"x" * 40,
+    "image is 3 bytes": b"xyz",
+}
+
+
+@pytest.mark.parametrize("reason", IMAGES)
+def test_an_image_that_is_not_a_canonical_snapshot_is_refused(reason: str) -> None:
+    forest = make_forest()
+    extend(forest, update([1, 2, 3]))
+    before = state(forest)
+    with pytest.raises(TreeError, match=reason):
+        forest.load_snapshot(IMAGES[reason])
+    assert state(forest) == before
