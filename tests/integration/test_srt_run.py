@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.vllm, pytest.mark.timeout(900)]
 
-STEPS = 7
+STEPS = 9
+VICTIMS = ("srt_trainer", "srt_tree_cache", "srt_runahead", "valkey-server", "srt_rollout")
 PROMPTS, ROLLOUTS = 2, 4
 JOB = """
 apiVersion: srt-rl.dev/v1alpha1
@@ -150,6 +152,14 @@ def start(job: Path, tmp_path: Path) -> Iterator[Callable[..., SrtRun]]:
         one.end()
 
 
+def rewards(layout: RunLayout) -> list[float]:
+    return [line["reward_mean"] for line in of_kind(read_lines(layout.metrics), "step")]
+
+
+def has_steps(run: SrtRun, number: int) -> bool:
+    return run.num_steps() >= number
+
+
 def assert_every_step_is_there_once(layout: RunLayout) -> None:
     steps = of_kind(read_lines(layout.metrics), "step")
     assert [line["step"] for line in steps] == list(range(STEPS))
@@ -159,39 +169,32 @@ def assert_every_step_is_there_once(layout: RunLayout) -> None:
     assert summary["arms"]["on"]["num_rollouts"] == STEPS * PROMPTS * ROLLOUTS
 
 
-def test_the_job_finishes_though_each_of_its_processes_is_killed_in_turn(
+def test_whatever_is_killed_the_job_finishes_and_nothing_is_lost_or_doubled(
     start: Callable[..., SrtRun],
 ) -> None:
+    """First `srt run` itself, then each process of the resumed run in turn: one long test, since
+    engines take most of its time to start.
+    """
     run = start()
-    victims = ("srt_trainer", "srt_tree_cache", "srt_runahead", "valkey-server", "srt_rollout")
-    for number, victim in enumerate(victims, start=1):
-        run.wait_until(lambda number=number: run.num_steps() >= number)  # type: ignore[misc]
-        os.kill(run.service(victim), signal.SIGKILL)
-    assert run.process.wait(500) == 0, run.output()
-    assert_every_step_is_there_once(run.layout)
-    status = json.loads(run.layout.status.read_text())
-    restarts = {process["name"]: process["restarts"] for process in status["processes"]}
-    assert set(restarts.values()) == {1}, restarts
-    assert run.layout.report.read_text().startswith("<!DOCTYPE html>")
-
-
-def test_killing_srt_run_ends_all_within_five_seconds_and_resume_loses_nothing(
-    start: Callable[..., SrtRun],
-) -> None:
-    run = start()
-    run.wait_until(lambda: run.num_steps() >= 4)
+    run.wait_until(lambda: run.num_steps() >= 2)
     below = descendants(run.process.pid)
     assert len(below) > 10
     run.process.kill()
     run.process.wait()
     assert all_end(below, seconds=5.0), [command_line(pid) for pid in below if is_alive(pid)]
-    before = read_lines(run.layout.metrics)
+    kept = rewards(run.layout)
+
     resumed = start("--resume")
+    for number, victim in enumerate(VICTIMS, start=len(kept) + 1):
+        resumed.wait_until(partial(has_steps, resumed, number))
+        os.kill(resumed.service(victim), signal.SIGKILL)
     assert resumed.process.wait(500) == 0, resumed.output()
     assert_every_step_is_there_once(run.layout)
-    after = read_lines(run.layout.metrics)
-    kept = [line["reward_mean"] for line in of_kind(before, "step")]
-    assert [line["reward_mean"] for line in of_kind(after, "step")][: len(kept)] == kept
+    assert rewards(run.layout)[: len(kept)] == kept
+    status = json.loads(run.layout.status.read_text())
+    restarts = {process["name"]: process["restarts"] for process in status["processes"]}
+    assert set(restarts.values()) == {1}, restarts
+    assert run.layout.report.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_ctrl_c_leaves_nothing_and_says_how_to_go_on(start: Callable[..., SrtRun]) -> None:

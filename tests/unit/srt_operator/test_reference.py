@@ -1,0 +1,40 @@
+"""The reference pages in the repository are those that the code makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from srt_operator import fields, reference
+from srt_operator.resources import SRTJob
+
+FOLDER = Path(__file__).parents[3] / "docs" / "reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("srtjob.md", reference.srtjob_page), ("cli.md", reference.cli_page)],
+)
+def test_a_page_has_not_drifted(name: str, page: object) -> None:
+    assert callable(page)
+    assert (FOLDER / name).read_text() == page(), "run python -m srt_operator.reference"
+
+
+def test_every_field_says_what_it_is() -> None:
+    spec = fields.by_alias(SRTJob)["spec"].annotation
+    model = fields.submodel(spec)
+    assert model is not None
+    silent = [path for path, field in fields.walk(model) if not field.description]
+    assert silent == []
+
+
+def test_pages_are_written_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["reference", str(tmp_path / "reference")])
+    reference.main()
+    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
+        "cli.md",
+        "srtjob.md",
+    ]
