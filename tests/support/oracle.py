@@ -338,7 +338,8 @@ class OracleForest:
     def cut(self, estimate: Estimate, *, is_sampled: bool) -> dict[int, float]:
         """What is shipped, most probable first."""
         ranked = sorted(estimate.q.items(), key=lambda it: (-it[1], it[0]))
-        ranked = [it for it in ranked if it[1] >= 1e-6][: MAX_Q if is_sampled else 1]
+        likely = [it for it in ranked if it[1] >= 1e-6] or ranked[:1]
+        ranked = likely[: MAX_Q if is_sampled else 1]
         gamma = 1.0 if self.soft_targets else HARD_GAMMA
         total = sum(mass**gamma for _, mass in ranked)
         return {token: mass**gamma / total for token, mass in ranked}

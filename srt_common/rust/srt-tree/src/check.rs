@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::arena::join;
+use crate::arena::{join, split};
 use crate::block::{BLOCK_TOKENS, Block};
 use crate::error::{Result, TreeError};
 use crate::forest::Forest;
@@ -184,7 +184,7 @@ fn for_positions(tree: &Tree, mut visit: impl FnMut(u32, &[TokenId], &Block, usi
 }
 
 fn text_before(tree: &Tree, position: u32) -> Vec<TokenId> {
-    let (number, index) = crate::arena::split(position);
+    let (number, index) = split(position);
     tree.arena.text_before(number, index, MAX_CHAIN_ORDER)
 }
 

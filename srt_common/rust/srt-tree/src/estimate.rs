@@ -20,7 +20,7 @@ use crate::tree::Tree;
 
 /// Sharpens estimates that rest on single samples instead of probabilities.
 const HARD_GAMMA: f32 = 1.5;
-/// Tokens less probable than this are left out of q.
+/// Tokens less probable than this are left out of q, if there are others.
 const MIN_Q: f32 = 1e-6;
 
 /// Everything drafting reads and does not change.
@@ -236,10 +236,10 @@ impl Estimator {
 
     /// Cuts the mixture to what is shipped: 8 tokens or, for a point mass, one.
     fn cut(&mut self, mode: Mode, soft_targets: bool) {
-        self.entries.retain(|entry| entry.q >= MIN_Q);
         self.entries.sort_unstable_by(|a, b| b.q.total_cmp(&a.q).then(a.token.cmp(&b.token)));
-        let keep = if mode == Mode::PointMass { 1 } else { MAX_SOFT_TARGETS };
-        self.entries.truncate(keep);
+        let most = if mode == Mode::PointMass { 1 } else { MAX_SOFT_TARGETS };
+        let num_likely = self.entries.iter().take(most).take_while(|it| it.q >= MIN_Q).count();
+        self.entries.truncate(num_likely.max(1));
         let sharpen = |q: f32| if soft_targets { q } else { q.powf(HARD_GAMMA) };
         let sum: f32 = self.entries.iter().map(|entry| sharpen(entry.q)).sum();
         self.q.clear();

@@ -11,6 +11,7 @@ use hashbrown::HashMap as CountedMap;
 use crate::early::{Early, Waiting};
 use crate::error::{Result, TreeError};
 use crate::estimate::Estimator;
+use crate::heads::MAX_CHAIN_ORDER;
 use crate::index::{GlobalIndex, Trees};
 use crate::origin::{
     Lane, MAX_SEQUENCE_TOKENS, Origin, PromptKey, RowId, SequenceId, TOKEN_LIMIT, TokenId,
@@ -212,7 +213,7 @@ impl Forest {
     pub(crate) fn give_prompt(&mut self, key: PromptKey, tokens: &[TokenId]) {
         let Some(slot) = self.plant(key) else { return };
         let Some(tree) = self.trees[slot as usize].as_deref() else { return };
-        let num_positions = tokens.len() + crate::heads::MAX_CHAIN_ORDER * tree.num_sequences();
+        let num_positions = tokens.len() + MAX_CHAIN_ORDER * tree.num_sequences();
         if tree.prompt().is_none() && self.reserve(slot, num_positions, 0) {
             self.change_tree(slot, |tree, index| tree.set_prompt(tokens, index));
         }

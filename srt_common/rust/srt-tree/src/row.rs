@@ -2,7 +2,7 @@
 
 use crate::candidates::MAX_LOCAL_ORDER;
 use crate::draft::Draft;
-use crate::origin::{Origin, PromptKey, SequenceId, TokenId};
+use crate::origin::{Lane, Origin, PromptKey, SequenceId, TokenId};
 use crate::rng::Rng;
 use crate::stats::RowStats;
 use crate::tables::Mode;
@@ -21,7 +21,7 @@ pub struct RowRequest<'a> {
     /// Optimizer steps applied to the weights that sample it.
     pub policy_version: u32,
     /// Who it is sampled for.
-    pub lane: crate::origin::Lane,
+    pub lane: Lane,
     /// How drafts are made.
     pub mode: Mode,
     /// Tokens beyond it are not kept; 0 means no limit.

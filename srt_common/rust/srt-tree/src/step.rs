@@ -5,7 +5,7 @@
 //!   the order of rows in the batch nor on how drafting is spread over threads.
 //! * Everything is learned from the verification of an earlier step, as it is delivered.
 
-use crate::draft::{Draft, Drafter, Drafts, Draw, Independent, Limits};
+use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
 use crate::error::{Result, TreeError};
 use crate::estimate::View;
 use crate::forest::{Forest, check_token_ids, token_ids};
@@ -187,7 +187,7 @@ impl Forest {
     /// Learns from what became of a row's last draft, and forgets it.
     fn learn(&mut self, row: &mut Row, tokens: &[TokenId], num_verified: usize, overlap: &[f32]) {
         let positions = &row.draft.positions;
-        let is_accepted = |it: &(&crate::draft::Drafted, &TokenId)| it.0.token == Some(*it.1);
+        let is_accepted = |it: &(&Drafted, &TokenId)| it.0.token == Some(*it.1);
         let verified = positions[..num_verified].iter().zip(tokens);
         let num_accepted = verified.take_while(is_accepted).count();
         for (n, (drafted, &token)) in
@@ -336,7 +336,7 @@ impl Step<'_> {
     }
 }
 
-fn verification_stats(verified: &[crate::draft::Drafted], num_accepted: usize) -> RowStats {
+fn verification_stats(verified: &[Drafted], num_accepted: usize) -> RowStats {
     let mut stats = RowStats {
         num_draft_tokens: verified.len() as u64,
         num_accepted_tokens: num_accepted as u64,

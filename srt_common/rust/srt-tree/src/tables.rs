@@ -5,6 +5,8 @@
 //! * Calibration tables: per (way of drafting, count, order, confidence) the mean acceptance.
 //! * They live as long as the forest.
 
+use crate::error::{Result, TreeError};
+
 /// Context orders that are mixed.
 pub const ORDERS: [usize; NUM_ORDERS] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16];
 
@@ -37,18 +39,14 @@ pub enum Mode {
 }
 
 impl TryFrom<u8> for Mode {
-    type Error = crate::TreeError;
+    type Error = TreeError;
 
-    fn try_from(value: u8) -> crate::Result<Self> {
+    fn try_from(value: u8) -> Result<Self> {
         match value {
             0 => Ok(Self::Off),
             1 => Ok(Self::PointMass),
             2 => Ok(Self::Sampled),
-            _ => Err(crate::TreeError::invalid(
-                "mode",
-                value,
-                "0, 1 or 2 (off, point mass, sampled)",
-            )),
+            _ => Err(TreeError::invalid("mode", value, "0, 1 or 2 (off, point mass, sampled)")),
         }
     }
 }

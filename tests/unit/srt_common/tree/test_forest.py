@@ -205,6 +205,17 @@ def test_rows_of_a_removed_prompt_go_on_undrafted() -> None:
     forest.check()
 
 
+def test_a_row_whose_sequence_was_removed_still_drafts_but_keeps_nothing_more() -> None:
+    forest = make_forest()
+    extend(forest, update([4, 5, 6]))
+    row = open_row(forest)
+    step(forest, row, [7])
+    assert forest.remove_sequence(KEY, 9)
+    assert step(forest, row, [4, 5]).token_ids.tolist()[:1] == [6]
+    assert forest.sequence_tokens(KEY, 9) is None
+    forest.check()
+
+
 def test_a_row_that_is_switched_off_drafts_nothing_and_looks_nothing_up() -> None:
     forest = make_forest()
     extend(forest, update([4, 5, 6]))
