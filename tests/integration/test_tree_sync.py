@@ -196,3 +196,20 @@ def test_a_wanted_prompt_is_fetched_from_its_snapshot(
     asyncio.run(put())
     engine.sync.want(PromptKey(KEY), None)
     eventually(lambda: engine.holds(7) == [1, 2])
+
+
+def test_decoding_goes_on_while_the_server_is_frozen(
+    server: RedisServer, start: Callable[[str], Engine]
+) -> None:
+    first, second = start("first"), start("second")
+    first.sample([1, 2, 3], sequence_id=1)
+    eventually(lambda: second.holds(1) is not None)
+    server.freeze()
+    try:
+        for sequence_id in range(2, 200):
+            first.sample([1, 2, 3], sequence_id=sequence_id)
+        assert first.holds(199) == [1, 2, 3]
+        assert second.holds(2) is None
+    finally:
+        server.thaw()
+    eventually(lambda: second.holds(199) == [1, 2, 3])
