@@ -15,7 +15,6 @@ from typing import Final
 from srt_common.clock import Clock
 from srt_operator import conditions
 from srt_operator.backends.base import Backend
-from srt_operator.constants import ConditionType, Phase
 from srt_operator.processes import Observed, ProcessStatus, members
 from srt_operator.reconciler import Plan, plan
 from srt_operator.resources import SRTJob
@@ -102,13 +101,3 @@ class Supervisor:
             processes=reports,
             progress=Progress(step=self.progress(), steps=self.job.spec.algorithm.steps),
         )
-
-
-def has_completed(status: SRTJobStatus) -> bool:
-    """Whether every step is done."""
-    return conditions.is_true(status.conditions, ConditionType.COMPLETE)
-
-
-def is_final(status: SRTJobStatus) -> bool:
-    """Whether the job is over."""
-    return status.phase in (Phase.COMPLETE, Phase.FAILED)

@@ -32,10 +32,7 @@ async def _answers_http(readiness: HttpReadiness) -> bool:
 async def _answers_ping(readiness: ServerReadiness) -> bool:
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            if readiness.socket is not None:
-                reader, writer = await asyncio.open_unix_connection(readiness.socket)
-            else:
-                reader, writer = await asyncio.open_connection("127.0.0.1", readiness.port)
+            reader, writer = await asyncio.open_unix_connection(readiness.socket)
             try:
                 writer.write(b"PING\r\n")
                 return (await reader.readline()).startswith(b"+PONG")

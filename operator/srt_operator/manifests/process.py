@@ -20,11 +20,9 @@ class HttpReadiness:
 
 @dataclass(frozen=True, slots=True)
 class ServerReadiness:
-    """Ready when the Redis-protocol server at the address answers PING."""
+    """Ready when the Redis-protocol server on the unix socket answers PING."""
 
-    socket: Path | None
-    """Unix socket; None: ``port`` on the loopback."""
-    port: int = 0
+    socket: Path
 
 
 Readiness = HttpReadiness | ServerReadiness

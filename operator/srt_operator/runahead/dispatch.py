@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import OperationalError
 
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.runahead import RunaheadJob
@@ -58,11 +58,12 @@ class CeleryDispatcher:
         return len(jobs)
 
     def _num_queued(self, queue: str) -> int:
+        """Asked by declaring it, which leaves a Redis queue as it is: kombu looks for a passively
+        declared one without the key prefix and never finds it.
+        """
         try:
             with self._app.connection_or_acquire() as connection:
-                declared = connection.default_channel.queue_declare(queue=queue, passive=True)
-        except ChannelError:  # a queue that holds nothing does not exist
-            return 0
+                declared = connection.default_channel.queue_declare(queue=queue)
         except (OperationalError, OSError) as error:
             raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
         return int(declared.message_count)
