@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srt_trainer.micro_batches import micro_batches
+from srt_trainer.micro_batches import MIN_FILL, micro_batches
 
 
 @given(
@@ -22,8 +22,9 @@ def test_every_row_is_in_one_batch_and_no_batch_pads_beyond_the_limit(
     for batch in batches:
         padded = len(batch) * max(lengths[row] for row in batch)
         assert padded <= max_tokens or len(batch) == 1
+        assert min(lengths[row] for row in batch) >= MIN_FILL * padded / len(batch)
     assert batches == micro_batches(list(reversed(rows)), lengths, max_tokens=max_tokens)
 
 
 def test_rows_of_similar_length_go_together_longest_first() -> None:
-    assert micro_batches([0, 1, 2, 3], [2, 9, 3, 8], max_tokens=18) == [[1, 3], [2, 0]]
+    assert micro_batches([0, 1, 2, 3], [3, 9, 4, 8], max_tokens=18) == [[1, 3], [2, 0]]

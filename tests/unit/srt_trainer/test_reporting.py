@@ -104,5 +104,12 @@ def test_tensorboard_gets_the_numbers_of_each_line(tmp_path: Path) -> None:
     assert "step/kl" not in events.Tags()["scalars"]
 
 
+def test_wandb_takes_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (sink,) = open_sinks(["wandb"], job="tiny", run_dir=tmp_path)
+    sink.write(step(0, loss=0.5, kl=None))
+    sink.close()
+
+
 def test_no_sink_is_opened_unless_asked_for(tmp_path: Path) -> None:
     assert open_sinks([], job="tiny", run_dir=tmp_path) == []

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from opentelemetry import metrics
 
 from srt_common.clock import SystemClock
 from srt_common.errors import EngineRefused, EngineUnavailable
@@ -24,6 +25,7 @@ from srt_common.messages.rollouts import (
     WeightUpdate,
     WeightVersionSpan,
 )
+from srt_common.telemetry.instruments import RolloutInstruments
 from srt_trainer import engine_pool, rollout_client
 from srt_trainer.datasets import Prompt
 from srt_trainer.engine_pool import EnginePool
@@ -146,7 +148,8 @@ def client_of(pool: EnginePool, *, max_tokens: int = 10) -> RolloutClient:
         timeout_seconds_per_token=0.5,
         max_attempts=3,
     )
-    return RolloutClient(pool, SingleTurn(), plan, clock=SystemClock())
+    instruments = RolloutInstruments.of(metrics.get_meter("tests"))
+    return RolloutClient(pool, SingleTurn(), plan, instruments=instruments, clock=SystemClock())
 
 
 def tasks(num_groups: int = 1, group_size: int = 1) -> list[RolloutTask]:

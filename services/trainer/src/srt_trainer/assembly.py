@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 import transformers
+from opentelemetry import metrics
 
 from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import ConfigurationError
 from srt_common.keys import tokenizer_fingerprint
+from srt_common.telemetry.instruments import RolloutInstruments
 from srt_trainer.algorithms.grpo import GRPO
 from srt_trainer.announcements import Announcer
 from srt_trainer.checkpoint import Checkpoints
@@ -193,6 +195,7 @@ async def open_engines(settings: TrainerSettings, sampling: SamplingPlan) -> Asy
     if settings.token_file is not None:
         token = read_secret("token_file", settings.token_file).decode()
     num_connections = (settings.max_concurrent_rollouts + 2) * len(settings.engines)
+    instruments = RolloutInstruments.of(metrics.get_meter("srt_trainer"))
     board = None
     if settings.coordination_url is not None:
         board = Coordination.from_url(settings.coordination_url, job=settings.job)
@@ -208,7 +211,9 @@ async def open_engines(settings: TrainerSettings, sampling: SamplingPlan) -> Asy
         )
         announcer = Announcer(board, num_pending=lambda: pool.num_pending, clock=CLOCK)
         async with announcer, pool:
-            client = RolloutClient(pool, SingleTurn(), sampling, clock=CLOCK)
-            yield Engines(pool=pool, client=client, announcer=announcer)
+            client = RolloutClient(
+                pool, SingleTurn(), sampling, instruments=instruments, clock=CLOCK
+            )
+            yield Engines(pool=pool, client=client, announcer=announcer, instruments=instruments)
     if board is not None:
         await board.close()

@@ -25,12 +25,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 
 from srt_common.clock import Clock
 from srt_common.coordination import Phase
 from srt_common.messages.rollouts import WeightUpdate
 from srt_common.telemetry import names
+from srt_common.telemetry.instruments import RolloutInstruments
 from srt_trainer.algorithms.base import Algorithm
 from srt_trainer.announcements import Announcer
 from srt_trainer.checkpoint import Checkpoints
@@ -53,7 +54,6 @@ Seconds: TypeAlias = dict[str, float | None]
 """What each phase took, under ``<phase>_seconds``; None: not known."""
 
 _TRACER = trace.get_tracer("srt_trainer")
-_METER = metrics.get_meter("srt_trainer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,7 @@ class Engines:
     pool: EnginePool
     client: RolloutClient
     announcer: Announcer
+    instruments: RolloutInstruments
 
 
 class TrainingLoop:
@@ -102,9 +103,6 @@ class TrainingLoop:
         self._num_steps = task.planner.algorithm.steps
         self._torch = ThreadPoolExecutor(max_workers=1, thread_name_prefix="srt-torch")
         self._is_stopping = threading.Event()
-        self._step_duration = _METER.create_histogram(
-            names.METRIC_STEP_DURATION[0], unit=names.METRIC_STEP_DURATION[1]
-        )
         self.step = 0
         """Finished steps, and so the policy version that samples next."""
 
@@ -117,7 +115,7 @@ class TrainingLoop:
             await self._resume()
             if self.step < self._num_steps or self._is_evaluation_due():
                 with self._phase("weight_sync", None):
-                    await self._publish_weights()
+                    await self._publish_weights(self.step)
             await self._evaluate_if_due()
             while self.step < self._num_steps:
                 await self._do_step()
@@ -143,19 +141,16 @@ class TrainingLoop:
     async def _do_step(self) -> None:
         seconds: Seconds = {}
         started = self._clock.monotonic()
-        with _TRACER.start_as_current_span(
-            names.SPAN_STEP,
-            attributes={names.ATTR_STEP: self.step, names.ATTR_POLICY_VERSION: self.step},
-        ):
+        with _TRACER.start_as_current_span(names.SPAN_STEP, attributes=self._attributes()):
             if (window := self._task.planner.window(self.step)) is not None:
                 self._engines.announcer.show(window)
             record = await self._collect(seconds)
             await self._in_torch(partial(self._run.journal.write, record))
             with self._phase("train", names.SPAN_TRAIN, seconds):
                 statistics = await self._in_torch(partial(self._learn, record))
-            self.step += 1
             with self._phase("weight_sync", names.SPAN_WEIGHT_SYNC, seconds):
-                await self._publish_weights()
+                await self._publish_weights(self.step + 1)
+        self.step += 1
         seconds["step_seconds"] = self._clock.monotonic() - started
         self._run.reporter.write(step_line(record, statistics, seconds))
 
@@ -185,9 +180,9 @@ class TrainingLoop:
             should_stop=self._is_stopping.is_set,
         )
 
-    async def _publish_weights(self) -> None:
-        name = await self._in_torch(lambda: self._run.weights.write(self.step, self._policy))
-        await self._engines.pool.publish(WeightUpdate(path=name, policy_version=self.step))
+    async def _publish_weights(self, policy_version: int) -> None:
+        name = await self._in_torch(partial(self._run.weights.write, policy_version, self._policy))
+        await self._engines.pool.publish(WeightUpdate(path=name, policy_version=policy_version))
 
     async def _checkpoint_if_due(self) -> None:
         if self.step % self._run.checkpoint_every_steps and self.step < self._num_steps:
@@ -224,12 +219,18 @@ class TrainingLoop:
         """Announce a phase, trace it where it has a span, and keep what it took."""
         self._engines.announcer.enter(phase, step=self.step, policy_version=self.step)
         started = self._clock.monotonic()
-        with nullcontext() if span is None else _TRACER.start_as_current_span(span):
+        traced = (
+            _TRACER.start_as_current_span(span, attributes=self._attributes()) if span else None
+        )
+        with traced or nullcontext():
             yield
         duration = self._clock.monotonic() - started
-        self._step_duration.record(duration, {names.ATTR_PHASE: phase})
+        self._engines.instruments.step_duration.record(duration, {names.ATTR_PHASE: phase})
         if seconds is not None:
             seconds[f"{phase}_seconds"] = duration
+
+    def _attributes(self) -> dict[str, int]:
+        return {names.ATTR_STEP: self.step, names.ATTR_POLICY_VERSION: self.step}
 
     async def _in_torch(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._torch, function)

@@ -8,6 +8,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+MIN_FILL: Final = 0.75
+"""A row that would fill less than this share of its padded length begins the next micro-batch."""
 
 
 def micro_batches(
@@ -25,7 +29,9 @@ def micro_batches(
     """
     batches: list[list[int]] = []
     for row in sorted(rows, key=lambda row: (-lengths[row], row)):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+        longest = lengths[batches[-1][0]] if batches else 0
+        fits = bool(batches) and (len(batches[-1]) + 1) * longest <= max_tokens
+        if fits and lengths[row] >= MIN_FILL * longest:
             batches[-1].append(row)
         else:
             batches.append([row])

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from opentelemetry import context, metrics, trace
+from opentelemetry import context, trace
 
 from srt_common.clock import Clock
 from srt_common.errors import EngineUnavailable
@@ -35,6 +35,7 @@ from srt_common.messages.rollouts import (
     SpeculativeDecodingMetrics,
 )
 from srt_common.telemetry import names
+from srt_common.telemetry.instruments import RolloutInstruments
 from srt_common.telemetry.propagation import TRACEPARENT, inject
 from srt_trainer.datasets import Prompt
 from srt_trainer.engine_client import EngineClient
@@ -49,7 +50,6 @@ FINISHED: Final = ("stop", "length")
 
 _LOGGER = logging.getLogger(__name__)
 _TRACER = trace.get_tracer("srt_trainer")
-_METER = metrics.get_meter("srt_trainer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,16 +121,20 @@ class RolloutClient:
     """Samples rollouts on a pool of engines. Belongs to one event loop."""
 
     def __init__(
-        self, pool: EnginePool, environment: Environment, plan: SamplingPlan, *, clock: Clock
+        self,
+        pool: EnginePool,
+        environment: Environment,
+        plan: SamplingPlan,
+        *,
+        instruments: RolloutInstruments,
+        clock: Clock,
     ) -> None:
         self._pool = pool
         self._environment = environment
         self._plan = plan
         self._clock = clock
         self._process = secrets.token_hex(4)
-        self._duration = _METER.create_histogram(
-            names.METRIC_ROLLOUT_DURATION[0], unit=names.METRIC_ROLLOUT_DURATION[1]
-        )
+        self._instruments = instruments
 
     async def sample(self, tasks: Sequence[RolloutTask], *, policy_version: int) -> list[Rollout]:
         """Sample all tasks at once; the rollouts in the order of the tasks.
@@ -150,11 +154,11 @@ class RolloutClient:
         with _TRACER.start_as_current_span(
             names.SPAN_ROLLOUT_GENERATE,
             context=context.Context(),
+            kind=trace.SpanKind.CLIENT,
             links=[link],
             attributes={
                 names.ATTR_ROLLOUT_ID: task.rollout_id,
                 names.ATTR_GROUP_ID: task.group_id,
-                names.ATTR_PROMPT_KEY: task.key.hex(),
                 names.ATTR_POLICY_VERSION: policy_version,
                 names.ATTR_LANE: "policy",
                 names.ATTR_INPUT_TOKENS: len(task.prompt.token_ids),
@@ -176,7 +180,9 @@ class RolloutClient:
                     names.ATTR_DRAFT_STEPS: generation.num_request_steps,
                 }
             )
-            self._duration.record(self._clock.monotonic() - started, {names.ATTR_LANE: "policy"})
+            self._instruments.rollout_duration.record(
+                self._clock.monotonic() - started, {names.ATTR_LANE: "policy"}
+            )
         return finished_rollout(
             generation,
             rollout_id=task.rollout_id,
