@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -11,15 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-with warnings.catch_warnings():  # TRL names the vLLM versions it knows
-    warnings.simplefilter("ignore", UserWarning)
-    from trl.trainer.grpo_trainer import GRPOTrainer
-    from trl.trainer.utils import nanstd
+from trl import import_utils
 
 from srt_trainer.algorithms.base import LossTerms, StepTotals, TokenBatch
 from srt_trainer.algorithms.grpo import GRPO, group_advantages
 from srt_trainer.settings import GRPOSettings
+
+with pytest.MonkeyPatch.context() as patch:  # the formulas need no vLLM, which is slow to import
+    patch.setattr(import_utils, "is_vllm_available", lambda *_, **__: False)
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.utils import nanstd
 
 MAX_COMPLETION_LENGTH = 9
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
