@@ -42,9 +42,10 @@ class Guardian:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        guardian = os.getpid()
         self._child = os.fork()
         if self._child == 0:
-            _become(command)
+            _become(command, guardian)
 
     def run(self) -> int:
         """Watch until nothing is left; the exit status."""
@@ -115,10 +116,12 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _become(command: Sequence[str]) -> NoReturn:
+def _become(command: Sequence[str], guardian: int) -> NoReturn:
     """Turn the fork into the command: its own process group, no standard input of ours."""
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guardian:  # it died before the signal was asked for
+            os._exit(128 + signal.SIGKILL)
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):

@@ -30,10 +30,8 @@ def local_folder(uri: str) -> Path:
 
 
 def examples_folder() -> Path:
-    """The installed examples: beside the package in a wheel, in the repository otherwise."""
-    package = Path(__file__).parents[1]
-    packaged = package / "examples"
-    return packaged if packaged.is_dir() else package.parents[1] / "docs" / "examples"
+    """The repository's examples, for a suite installed from its sources."""
+    return Path(__file__).parents[3] / "docs" / "examples"
 
 
 def _from_disk(path: str) -> Path:

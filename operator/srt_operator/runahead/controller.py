@@ -81,6 +81,8 @@ class Controller:
         self._ledger = Ledger()
         self._coverage: Mapping[bytes, int] = {}
         self._covered_at: float | None = None
+        self._turn = asyncio.Lock()
+        self._is_finished = False
 
     async def run(self) -> None:
         """Look and act until cancelled."""
@@ -89,13 +91,20 @@ class Controller:
             await asyncio.sleep(TICK_SECONDS)
 
     async def finish(self) -> None:
-        """Close what is open and write the last totals."""
-        for engine in list(self._open):
-            await self._close(engine, "the job is over")
-        await self._parts.totals.write(num_sent=self._ledger.num_sent)
+        """Close what is open, open nothing more, and write the last totals."""
+        async with self._turn:
+            self._is_finished = True
+            for engine in list(self._open):
+                await self._close(engine, "the job is over")
+            await self._parts.totals.write(num_sent=self._ledger.num_sent)
 
     async def tick(self) -> None:
-        """One look."""
+        """One look; nothing once the job is over."""
+        async with self._turn:
+            if not self._is_finished:
+                await self._look()
+
+    async def _look(self) -> None:
         report = await self._report()
         readings = await self._parts.loads.read()
         for engine in self._detectors:

@@ -273,3 +273,12 @@ async def test_totals_go_on_growing_when_the_server_forgets(loop: Loop) -> None:
     loop.board.num_results = {"completed": 2}
     await loop.controller.finish()
     assert loop.lines("runahead")[-1]["totals"]["num_completed"] == 7
+
+
+async def test_after_the_end_nothing_is_opened_any_more(loop: Loop) -> None:
+    await loop.until_open()
+    await loop.controller.finish()
+    num_sent = len(loop.queue.sent)
+    await loop.run(5.0)
+    assert loop.board.bubbles == {}
+    assert len(loop.queue.sent) == num_sent
