@@ -11,7 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from srt_trainer.algorithms.grpo import GRPO
-from srt_trainer.policy import Policy, UpdateAbandoned, UpdateStatistics, cast_state, pad_rows
+from srt_trainer.policy import (
+    Policy,
+    UpdateAbandoned,
+    UpdateStatistics,
+    cast_state,
+    num_threads,
+    pad_rows,
+)
 from srt_trainer.rollouts import Rollout
 from srt_trainer.settings import GRPOSettings, OptimizerSettings
 from support.tiny_model import make_tiny_model
@@ -232,6 +239,23 @@ def test_weight_decay_spares_vectors(folder: Path, rollouts: list[Rollout]) -> N
         model, reference=None, settings=OptimizerSettings(learning_rate=1e-3), temperature=1.0
     )
     assert len(only.optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "expected"),
+    [
+        (["127.0.0.1", "localhost"], None, 6),
+        (["127.0.0.1"] * 9, None, 1),
+        (["engine-0.pool", "10.0.0.7"], None, 8),
+        (["127.0.0.1"], 3, 3),
+    ],
+)
+def test_engines_on_the_same_machine_keep_a_core_each(
+    tmp_path: Path, hosts: list[str], wanted: int | None, expected: int
+) -> None:
+    engines = [{"name": f"e{n}", "url": f"http://{host}:1"} for n, host in enumerate(hosts)]
+    settings = job_settings(tmp_path, engines=engines, num_threads=wanted)
+    assert num_threads(settings, num_cores=8) == expected
 
 
 def test_a_cast_keeps_shared_tensors_shared() -> None:

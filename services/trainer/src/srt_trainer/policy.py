@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from srt_trainer.micro_batches import micro_batches
 from srt_trainer.rollouts import Rollout
 from srt_trainer.settings import OptimizerSettings, TrainerSettings
 from srt_trainer.token_log_probs import token_log_probs
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class UpdateAbandoned(Exception):
@@ -107,8 +110,7 @@ class Policy:
     @classmethod
     def load(cls, settings: TrainerSettings, *, needs_reference: bool) -> Self:
         """Read the initial policy from ``model.path``."""
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
+        torch.set_num_threads(num_threads(settings, num_cores=torch.get_num_threads()))
         torch.manual_seed(settings.algorithm.seed)
         reference = load_model(settings).eval().requires_grad_(False) if needs_reference else None
         return cls(
@@ -323,6 +325,13 @@ def cast_state(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, 
         if tensor.is_floating_point():
             casts.setdefault(tensor.data_ptr(), tensor.to(dtype))
     return {name: casts.get(tensor.data_ptr(), tensor) for name, tensor in state.items()}
+
+
+def num_threads(settings: TrainerSettings, *, num_cores: int) -> int:
+    """Threads torch may use: engines on this machine keep a core each, or all would crawl."""
+    hosts = [urlsplit(engine.url).hostname for engine in settings.engines]
+    num_beside = sum(host in LOOPBACK for host in hosts)
+    return settings.num_threads or max(1, num_cores - num_beside)
 
 
 def load_model(settings: TrainerSettings) -> Any:

@@ -251,7 +251,7 @@ class TrainerSettings(_Section):
     the job."""
 
     num_threads: PositiveInt | None = None
-    """Threads of torch; None: torch decides."""
+    """Threads of torch. None: on a CPU one per core, less one for each engine on this machine."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
