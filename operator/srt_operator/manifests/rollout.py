@@ -61,11 +61,13 @@ def _reserve_slots(job: SRTJob) -> int:
 
 def _drafter(job: SRTJob, site: Site) -> dict[str, str]:
     """The engine's name and the secret reach the drafter through the gateway."""
+    drafter = job.spec.rollout.template.drafter
     return {
         "SRT_DRAFTER_CACHE_URL": site.server_url,
         "SRT_DRAFTER_CACHE_ID": job.metadata.name,
         "SRT_DRAFTER_NUM_SHARDS": str(job.spec.tree_cache.template.shards),
-        "SRT_DRAFTER_MAX_TREE_BYTES": str(job.spec.rollout.template.drafter.max_tree_bytes),
+        "SRT_DRAFTER_MAX_STEP_DRAFT_TOKENS": str(drafter.max_step_draft_tokens),
+        "SRT_DRAFTER_MAX_TREE_BYTES": str(drafter.max_tree_bytes),
     }
 
 
