@@ -232,7 +232,7 @@ def parse_arguments() -> Settings:
     here = Path(__file__).parent / "model"
     parser.add_argument("--out", type=Path, default=here, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="weights, solutions and samples")
-    parser.add_argument("--response-tokens", type=int, default=10_000_000, help="to learn from")
+    parser.add_argument("--response-tokens", type=int, default=7_000_000, help="to learn from")
     parser.add_argument("--rows-per-batch", type=int, default=16, help=f"of {ROW_TOKENS} tokens")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
     parser.add_argument("--eval-every", type=int, default=1_000_000, help="response tokens")

@@ -5,16 +5,53 @@ Invariants:
 * Every solution ends with ``<answer>N</answer>`` and N is the exact result.
 * A solution is a pure function of the question and of the random state it is given.
 * Two solutions of one question share numbers and wording, yet differ in route, detail and phrase.
+
+A solution is written in one of two habits, which its first line tells: careful (nearly every
+column spelled out) or quick (most steps claimed at once). A policy warm-started on both slips
+more often when quick: that choice is the first thing reinforcement learning can improve.
 """
 
 import random
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
-Writer = Callable[[int, int, random.Random], str]
-"""Two operands and a random state in, one sentence that ends with the exact result out."""
+Work = Callable[[int, int, random.Random], str]
+"""Two operands and a random state in, a sentence that reaches the exact result out."""
 
 _EXPRESSION = re.compile(r"(-?\d+(?: [+-] -?\d+)*) =$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habit:
+    """How one solution is written from its first line to its last step."""
+
+    openings: tuple[str, ...]
+    """First lines of a running sum; ``{}`` is the first number."""
+    group_openings: tuple[str, ...]
+    """First lines of a solution that sorts the numbers by sign."""
+    work_share: float
+    """Share of steps that show their work."""
+    work_weights: tuple[int, int, int]
+    """Relative frequency of columns, tens-then-ones, and a bare claim as that work."""
+
+
+CAREFUL = Habit(
+    openings=(
+        "Let's go column by column, starting with {}.",
+        "Start with {} and work it out slowly.",
+        "We begin at {}, one digit at a time.",
+    ),
+    group_openings=("Let's sort the numbers by sign, then go column by column.",),
+    work_share=0.9,
+    work_weights=(10, 2, 0),
+)
+QUICK = Habit(
+    openings=("Start with {}.", "We begin at {}.", "The first number is {}."),
+    group_openings=("Let's sort the numbers by sign.",),
+    work_share=0.5,
+    work_weights=(1, 2, 2),
+)
 
 
 def parse_terms(question: str) -> list[int]:
@@ -34,37 +71,36 @@ def parse_terms(question: str) -> list[int]:
 def write_solution(question: str, rng: random.Random) -> str:
     """One worked solution of ``question``, drawn from many that are right."""
     terms = parse_terms(question)
+    habit = rng.choice((CAREFUL, QUICK))
     mixed = len(terms) > 2 and any(term < 0 for term in terms)
-    grouped = mixed and rng.random() < 0.2
-    lines = _group_by_sign(terms, rng) if grouped else _left_to_right(terms, rng)
+    grouped = mixed and rng.random() < 0.15
+    lines = (_group_by_sign if grouped else _left_to_right)(terms, habit, rng)
     if rng.random() < 0.15:
         lines.append(_check(terms, rng))
     lines.append(rng.choice(_CLOSINGS).format(sum(terms)))
     return "\n" + "\n".join(lines) + f"\n<answer>{sum(terms)}</answer>"
 
 
-def _left_to_right(terms: list[int], rng: random.Random) -> list[str]:
+def _left_to_right(terms: list[int], habit: Habit, rng: random.Random) -> list[str]:
     """Lines of the running sum, one for each term after the first."""
-    lines = [rng.choice(_OPENINGS).format(terms[0])]
-    total = terms[0]
-    for term in terms[1:]:
-        lines.append(_step(total, term, rng))
-        total += term
-    return lines
+    return [rng.choice(habit.openings).format(terms[0]), *_running_sum(terms, habit, rng)]
 
 
-def _group_by_sign(terms: list[int], rng: random.Random) -> list[str]:
+def _group_by_sign(terms: list[int], habit: Habit, rng: random.Random) -> list[str]:
     """Lines that sum what is added, then what is taken away, then subtract once."""
     plus = [term for term in terms if term >= 0]
     minus = [-term for term in terms if term < 0]
-    lines = [rng.choice(_GROUP_OPENINGS)]
+    lines = [rng.choice(habit.group_openings)]
     for name, group in (("Added", plus), ("Taken away", minus)):
         lines.append(f"{name}: {' + '.join(map(str, group))}.")
-        total = group[0]
-        for term in group[1:]:
-            lines.append(_step(total, term, rng))
-            total += term
-    return [*lines, _step(sum(plus), -sum(minus), rng)]
+        lines.extend(_running_sum(group, habit, rng))
+    return [*lines, _step(sum(plus), -sum(minus), habit, rng)]
+
+
+def _running_sum(terms: list[int], habit: Habit, rng: random.Random) -> list[str]:
+    """One line for each term after the first."""
+    totals = [sum(terms[:count]) for count in range(1, len(terms))]
+    return [_step(total, term, habit, rng) for total, term in zip(totals, terms[1:], strict=True)]
 
 
 def _check(terms: list[int], rng: random.Random) -> str:
@@ -74,30 +110,31 @@ def _check(terms: list[int], rng: random.Random) -> str:
     return rng.choice(("Check: {}, good.", "To check, {}, as before.")).format(undone)
 
 
-def _step(total: int, term: int, rng: random.Random) -> str:
+def _step(total: int, term: int, habit: Habit, rng: random.Random) -> str:
     """One line that takes the running ``total`` to ``total + term``."""
     lead = rng.choice(_LEADS["add" if term >= 0 else "take"]).format(abs(term))
-    sign = "+" if term >= 0 else "-"
-    claim = f"{total} {sign} {abs(term)} = {total + term}"
-    if rng.random() < 0.25:
-        return f"{lead}{claim}."
-    ending = rng.choice((f"So {claim}", f"Hence {claim}", f"This gives {total + term}"))
-    return f"{lead}{total} {sign} {abs(term)}. {_work(total, term, rng)} {ending}."
+    sum_text = f"{total} {'+' if term >= 0 else '-'} {abs(term)}"
+    result = total + term
+    if rng.random() >= habit.work_share:
+        return f"{lead}{sum_text} = {result}."
+    ending = rng.choice(_ENDINGS).format(f"{sum_text} = {result}", result)
+    return f"{lead}{sum_text}. {_work(total, term, habit, rng)} {ending}"
 
 
-def _work(total: int, term: int, rng: random.Random) -> str:
-    """The reasoning behind one step on magnitudes, then the sign if it is not plain."""
-    if (total >= 0) == (term >= 0):
-        low = "" if total >= 0 else rng.choice(_BOTH_BELOW)
-        return low + _choose(_ADDERS, abs(term), rng)(abs(total), abs(term), rng)
+def _work(total: int, term: int, habit: Habit, rng: random.Random) -> str:
+    """The reasoning behind one step, on magnitudes, with a word on a sign that is not plain."""
     large, small = max(abs(total), abs(term)), min(abs(total), abs(term))
-    below = rng.choice(_ENDS_BELOW) if total + term < 0 else ""
-    return below + _choose(_SUBTRACTERS, small, rng)(large, small, rng)
+    if (total >= 0) == (term >= 0):
+        sign_hint = "" if total >= 0 else rng.choice(_BOTH_BELOW)
+        return sign_hint + _choose(_ADDERS, small, habit, rng)(abs(total), abs(term), rng)
+    sign_hint = rng.choice(_ENDS_BELOW) if total + term < 0 else ""
+    return sign_hint + _choose(_SUBTRACTERS, small, habit, rng)(large, small, rng)
 
 
-def _choose(writers: tuple[Writer, ...], operand: int, rng: random.Random) -> Writer:
-    """Columns mostly; parts only where the operand has tens."""
-    return rng.choices(writers, weights=(5, 2 if operand >= 10 else 0, 1))[0]
+def _choose(works: tuple[Work, ...], small: int, habit: Habit, rng: random.Random) -> Work:
+    """By the habit's weights, but tens-then-ones only where the smaller operand has tens."""
+    columns, parts, claim = habit.work_weights
+    return rng.choices(works, weights=(columns, parts if small >= 10 else 0, claim))[0]
 
 
 def _add_columns(left: int, right: int, rng: random.Random) -> str:
@@ -106,11 +143,11 @@ def _add_columns(left: int, right: int, rng: random.Random) -> str:
     for name, a, b in _columns(left, right):
         column = a + b + carry
         extra = f" + {carry}" if carry else ""
-        parts.append(f"{name} {a} + {b}{extra} = {column}")
+        parts.append(f"{name} {a} + {b}{extra}{rng.choice(_EQUALS)}{column}")
         carry = column // 10
         if carry:
             parts[-1] += rng.choice((", carry 1", ", keep 1"))
-    return "; ".join(parts).capitalize() + "."
+    return rng.choice(_JOINTS).join(parts).capitalize() + "."
 
 
 def _subtract_columns(large: int, small: int, rng: random.Random) -> str:
@@ -119,11 +156,12 @@ def _subtract_columns(large: int, small: int, rng: random.Random) -> str:
     for name, a, b in _columns(large, small):
         lent = 10 if a - borrow < b else 0
         kept = f" - {borrow}" if borrow else ""
-        parts.append(f"{name} {a + lent}{kept} - {b} = {a + lent - borrow - b}")
+        difference = a + lent - borrow - b
+        parts.append(f"{name} {a + lent}{kept} - {b}{rng.choice(_EQUALS)}{difference}")
         borrow = lent // 10
         if borrow:
             parts[-1] += rng.choice((", borrow 1", ", owe 1"))
-    return "; ".join(parts).capitalize() + "."
+    return rng.choice(_JOINTS).join(parts).capitalize() + "."
 
 
 def _columns(left: int, right: int) -> list[tuple[str, int, int]]:
@@ -136,46 +174,38 @@ def _columns(left: int, right: int) -> list[tuple[str, int, int]]:
 def _add_in_parts(left: int, right: int, rng: random.Random) -> str:
     """Tens first, then ones."""
     tens, ones = right - right % 10, right % 10
-    joined = rng.choice(("then", "and then"))
+    joined = rng.choice(_THEN)
     return f"{left} + {tens} = {left + tens}, {joined} {left + tens} + {ones} = {left + right}."
 
 
 def _subtract_in_parts(large: int, small: int, rng: random.Random) -> str:
     """Tens first, then ones."""
     tens, ones = small - small % 10, small % 10
-    joined = rng.choice(("then", "and then"))
+    joined = rng.choice(_THEN)
     return f"{large} - {tens} = {large - tens}, {joined} {large - tens} - {ones} = {large - small}."
 
 
-def _add_at_once(left: int, right: int, rng: random.Random) -> str:
-    return rng.choice(("{0} + {1} is {2}.", "{0} and {1} make {2}.")).format(
-        left, right, left + right
-    )
+def _claim_sum(left: int, right: int, rng: random.Random) -> str:
+    claims = ("{0} + {1} is {2}.", "{0} and {1} make {2}.")
+    return rng.choice(claims).format(left, right, left + right)
 
 
-def _subtract_at_once(large: int, small: int, rng: random.Random) -> str:
-    return rng.choice(("{0} - {1} is {2}.", "From {1} to {0} is {2}.")).format(
-        large, small, large - small
-    )
+def _claim_difference(large: int, small: int, rng: random.Random) -> str:
+    claims = ("{0} - {1} is {2}.", "From {1} to {0} is {2}.")
+    return rng.choice(claims).format(large, small, large - small)
 
 
-_ADDERS: tuple[Writer, ...] = (_add_columns, _add_in_parts, _add_at_once)
-_SUBTRACTERS: tuple[Writer, ...] = (_subtract_columns, _subtract_in_parts, _subtract_at_once)
+_ADDERS: tuple[Work, ...] = (_add_columns, _add_in_parts, _claim_sum)
+_SUBTRACTERS: tuple[Work, ...] = (_subtract_columns, _subtract_in_parts, _claim_difference)
 
-_OPENINGS = (
-    "Start with {}.",
-    "We begin at {}.",
-    "Let's go from left to right, starting with {}.",
-    "The first number is {}.",
-)
-_GROUP_OPENINGS = (
-    "Let's sort the numbers by sign.",
-    "First what is added, then what is taken away.",
-)
 _LEADS = {
     "add": ("", "Add {}: ", "Now add {}: ", "Next, plus {}: "),
     "take": ("", "Subtract {}: ", "Now subtract {}: ", "Next, minus {}: "),
 }
+_EQUALS = (" = ", " is ")
+_JOINTS = ("; ", ", then ", ", next ")
+_THEN = ("then", "and then", "next")
+_ENDINGS = ("So {0}.", "Hence {0}.", "This gives {1}.", "We get {1}.")
 _BOTH_BELOW = ("Both are below zero. ", "Both count down. ")
 _ENDS_BELOW = ("It ends below zero. ", "The result is negative. ")
 _CLOSINGS = ("The answer is {}.", "So the result is {}.", "That makes {} in the end.", "Total: {}.")
