@@ -103,6 +103,11 @@ class RunLayout:
         return self.private / "cache-secret"
 
     @property
+    def scratch_record(self) -> Path:
+        """Names the short-lived folder of a run that goes on, or of one that was killed."""
+        return self.private / "scratch"
+
+    @property
     def trainer_settings(self) -> Path:
         """The trainer's job description."""
         return self.private / "trainer.json"

@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from pydantic import ValidationError
 
 from srt_common.clock import SystemClock
+from srt_common.telemetry.logs import JsonFormatter
 from srt_operator.backends.local import LocalBackend
 from srt_operator.backends.site import locked, prepared
 from srt_operator.background import going_on
@@ -51,7 +53,7 @@ async def run_arm(
     Raises:
         ConfigurationError: the folder is in use, or the machine lacks something; nothing runs.
     """
-    with locked(layout) as lock, prepared(job, layout) as site:
+    with locked(layout) as lock, prepared(job, layout) as site, _logged(layout):
         backend = LocalBackend(
             partial(local_process, job, site), layout, clock=SystemClock(), inherited_files=[lock]
         )
@@ -88,6 +90,21 @@ async def interruptible() -> AsyncIterator[Interruption]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _logged(layout: RunLayout) -> Iterator[None]:
+    """Our own log goes to a file: the terminal belongs to the display."""
+    handler = logging.FileHandler(layout.log_of("operator"))
+    handler.setFormatter(JsonFormatter("srt-operator"))
+    root, ours = logging.getLogger(), logging.getLogger("srt_operator")
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @dataclass(slots=True)

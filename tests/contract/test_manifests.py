@@ -37,6 +37,7 @@ SITE = Site(
     server_command=("valkey-server", "--port", "0"),
     server_url="unix:///runs/sums/private/redis.sock",
     broker_url="redis+socket:///runs/sums/private/redis.sock",
+    scratch=Path("/scratch"),
     num_engine_threads=1,
 )
 

@@ -3,8 +3,8 @@
 * Its starter holds the other end of its standard input. When that closes, the starter is gone: the
   command gets SIGTERM and, `ORPHAN_GRACE_SECONDS` later, everything below is killed.
 * SIGTERM or SIGINT: the command gets SIGTERM and ``GRACE_SECONDS`` until everything is killed.
-* The command ended: what it left running is killed; exits with its status, 128 + signal number when
-  a signal ended it.
+* The command ended: what it left has `LINGER_SECONDS` to tidy up, then is killed. The guardian
+  exits with the command's status, 128 + signal number when a signal ended it.
 * Killed itself, it takes the command along (parent-death signal).
 
 Processes that detach (a new session, a double fork) stay below it: it adopts orphans. Linux only.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 ORPHAN_GRACE_SECONDS: Final = 2.0
+LINGER_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.05
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -60,6 +61,7 @@ class Guardian:
                 self._on_signals(os.read(self._wake_read, 4096))
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 break
+        self._let_linger()
         self._kill_descendants()
         return 128 + signal.SIGKILL if self._exit_code is None else self._exit_code
 
@@ -86,6 +88,15 @@ class Guardian:
                 if pid == self._child:
                     code = os.waitstatus_to_exitcode(status)
                     self._exit_code = code if code >= 0 else 128 - code
+
+    def _let_linger(self) -> None:
+        """Give what an ended command left the time to end by itself."""
+        until = time.monotonic() + LINGER_SECONDS
+        while self._exit_code is not None and time.monotonic() < until:
+            if not descendants(os.getpid()):
+                return
+            time.sleep(_LOOK_SECONDS)
+            self._reap()
 
     def _kill_descendants(self) -> None:
         """SIGKILL until nothing is left: orphans come back to us, so none escapes."""

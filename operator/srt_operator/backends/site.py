@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ from srt_operator.resources import SRTJob
 LOCK_PATIENCE_SECONDS: Final = 10.0
 """What a killed run left behind ends itself within 5 s."""
 
-_MAX_SOCKET_PATH_BYTES: Final = 100
+_SCRATCH_PREFIX: Final = "srt-run-"
 _SERVER_OVERHEAD_BYTES: Final = 256 * 2**20
 """Coordination, task queue and the update log beside the snapshots."""
 
@@ -75,17 +76,17 @@ def prepared(job: SRTJob, layout: RunLayout) -> Iterator[Site]:
     for file in (layout.token, layout.cache_secret):
         if not file.exists():
             write_private(file, secrets.token_hex(32))
-    with ExitStack() as stack:
-        yield site_of(job, layout, server_socket=_socket_path(layout, stack))
+    with _scratch(layout) as scratch:
+        yield site_of(job, layout, scratch=scratch)
 
 
-def site_of(job: SRTJob, layout: RunLayout, *, server_socket: Path) -> Site:
+def site_of(job: SRTJob, layout: RunLayout, *, scratch: Path) -> Site:
     """What the processes of a run would find, made without touching anything.
 
     Raises:
         ConfigurationError: no model, or no Redis-protocol server to be had.
     """
-    command, url, broker_url = _server(job, layout, server_socket)
+    command, url, broker_url = _server(job, layout, scratch / "redis.sock")
     return Site(
         python=sys.executable,
         layout=layout,
@@ -94,6 +95,7 @@ def site_of(job: SRTJob, layout: RunLayout, *, server_socket: Path) -> Site:
         server_command=command,
         server_url=url,
         broker_url=broker_url,
+        scratch=scratch,
         num_engine_threads=_engine_threads(job),
     )
 
@@ -123,12 +125,30 @@ def _server(
     return server.command, server.url, server.broker_url
 
 
-def _socket_path(layout: RunLayout, stack: ExitStack) -> Path:
-    """In the run's private folder, or in a short-lived one where that path is too long."""
-    path = layout.private / "redis.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
-        return path
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="srt-"))) / "redis.sock"
+@contextmanager
+def _scratch(layout: RunLayout) -> Iterator[Path]:
+    """A folder of our own below the system's temporary one: sockets need short paths.
+
+    What a killed start left is removed by the next one.
+    """
+    if layout.scratch_record.exists():
+        _remove_scratch(Path(layout.scratch_record.read_text()))
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX))
+    write_private(layout.scratch_record, str(folder))
+    try:
+        yield folder
+    finally:
+        _remove_scratch(folder)
+        layout.scratch_record.unlink(missing_ok=True)
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove a folder, if it is one of ours."""
+    is_ours = folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(
+        _SCRATCH_PREFIX
+    )
+    if is_ours and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _engine_threads(job: SRTJob) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +99,7 @@ def _arms(text: str, overrides: list[str], layout: RunLayout, *, compare: bool) 
 
 
 def _show_plan(console: Console, job: SRTJob, layout: RunLayout) -> None:
-    site = site_of(job, layout, server_socket=layout.private / "redis.sock")
+    site = site_of(job, layout, scratch=Path(tempfile.gettempdir(), "srt-run-..."))
     lines = [dump_job(job).rstrip(), "---", f"# run folder: {layout.root}"]
     for member in members(job.spec):
         process = local_process(job, site, member)

@@ -61,6 +61,8 @@ class Site:
     server_url: str
     broker_url: str
     """The same server as Celery spells it."""
+    scratch: Path
+    """Short-lived folder with a short path, for sockets and temporary files."""
     num_engine_threads: int | None
     """OpenMP threads of one engine on a CPU; None: engines run on accelerators."""
 
@@ -76,9 +78,10 @@ def serving(job: SRTJob) -> list[Member]:
     ]
 
 
-def telemetry(job: SRTJob, site: Site) -> dict[str, str]:
-    """What every process records, and where."""
+def shared(job: SRTJob, site: Site) -> dict[str, str]:
+    """Variables of every process: what it records and where, and where it may litter."""
     return {
+        "TMPDIR": str(site.scratch),
         "SRT_TELEMETRY_DIR": str(site.layout.telemetry),
         "SRT_TELEMETRY_JOB_NAME": job.metadata.name,
         "SRT_TELEMETRY_TRACE_SAMPLE_RATIO": str(job.spec.telemetry.trace_sample_ratio),

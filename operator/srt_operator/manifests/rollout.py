@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from srt_operator.manifests.process import HttpReadiness, LocalProcess, Site, telemetry
+from srt_operator.manifests.process import HttpReadiness, LocalProcess, Site, shared
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob
 
@@ -14,7 +14,7 @@ _STOP_SECONDS = 5.0
 def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
     """One gateway with its engine."""
     drain_seconds = job.spec.rollout.template.drain_seconds
-    variables = telemetry(job, site) | _gateway(job, site, member)
+    variables = shared(job, site) | _gateway(job, site, member)
     if job.spec.rollout.template.drafter.enabled:
         variables |= _drafter(job, site) | _tree_cache(job, site, member)
     return LocalProcess(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from srt_operator.manifests.process import LocalProcess, Site, telemetry
+from srt_operator.manifests.process import LocalProcess, Site, shared
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob
 
@@ -17,7 +17,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
     return LocalProcess(
         name=member.name,
         command=(site.python, "-m", "srt_runahead"),
-        environment=telemetry(job, site)
+        environment=shared(job, site)
         | {
             "SRT_RUNAHEAD_JOB": job.metadata.name,
             "SRT_RUNAHEAD_ENGINE_NAME": engine.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from srt_operator.manifests.process import LocalProcess, Site, telemetry
+from srt_operator.manifests.process import LocalProcess, Site, shared
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob, SRTJobSpec
 
@@ -16,7 +16,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
     return LocalProcess(
         name=member.name,
         command=(site.python, "-m", "srt_trainer", "--config", str(file)),
-        environment=telemetry(job, site),
+        environment=shared(job, site),
         files={file: json.dumps(settings(job, site), indent=2) + "\n"},
         grace_seconds=10.0,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srt_operator.manifests.process import HttpReadiness, LocalProcess, Site, telemetry
+from srt_operator.manifests.process import HttpReadiness, LocalProcess, Site, shared
 from srt_operator.processes import Member
 from srt_operator.resources import SRTJob
 
@@ -13,7 +13,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
     return LocalProcess(
         name=member.name,
         command=(site.python, "-m", "srt_tree_cache"),
-        environment=telemetry(job, site)
+        environment=shared(job, site)
         | {
             "SRT_TREE_CACHE_REDIS_URL": site.server_url,
             "SRT_TREE_CACHE_CACHE_ID": job.metadata.name,

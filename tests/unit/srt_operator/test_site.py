@@ -60,15 +60,36 @@ def test_secrets_are_private_and_kept(tmp_path: Path, job: SRTJob) -> None:
     assert layout.private.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_private_server_listens_on_a_socket_of_bearable_length(
+def test_sockets_have_short_paths_in_a_private_folder_that_goes_away(
     tmp_path: Path, job: SRTJob
 ) -> None:
     deep = RunLayout(tmp_path / ("d" * 120))
     with prepared(job, deep) as made:
         path = Path(made.server_url.removeprefix("unix://"))
         assert len(os.fsencode(path)) <= 100
-        assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert not path.parent.exists()
+        assert path.parent == made.scratch
+        assert made.scratch.stat().st_mode & 0o777 == 0o700
+    assert not made.scratch.exists()
+
+
+def test_what_a_killed_start_left_is_removed_by_the_next(tmp_path: Path, job: SRTJob) -> None:
+    layout = RunLayout(tmp_path / "run")
+    with prepared(job, layout) as first:
+        (first.scratch / "leftover").write_text("")
+        with prepared(job, layout) as second:
+            assert not first.scratch.exists()
+            assert second.scratch.exists()
+
+
+def test_only_our_own_folders_are_removed(tmp_path: Path, job: SRTJob) -> None:
+    layout = RunLayout(tmp_path / "run")
+    with prepared(job, layout):
+        pass
+    precious = tmp_path / "srt-run-precious"
+    precious.mkdir()
+    layout.scratch_record.write_text(str(precious))
+    with prepared(job, layout):
+        assert precious.exists()
 
 
 def test_a_given_server_is_used_and_none_is_started(tmp_path: Path) -> None:
@@ -77,13 +98,13 @@ def test_a_given_server_is_used_and_none_is_started(tmp_path: Path) -> None:
         spec__model__uri=f"file://{tmp_path}",
         spec__treeCache__template__redis="{endpoint: 'unix:///x.sock'}",
     )
-    made = site_of(job, RunLayout(tmp_path / "run"), server_socket=tmp_path / "s")
+    made = site_of(job, RunLayout(tmp_path / "run"), scratch=tmp_path)
     assert made.server_command == ()
     assert (made.server_url, made.broker_url) == ("unix:///x.sock", "redis+socket:///x.sock")
 
 
 def test_each_process_that_serves_has_a_port_of_its_own(tmp_path: Path, job: SRTJob) -> None:
-    made = site_of(job, RunLayout(tmp_path / "run"), server_socket=tmp_path / "s")
+    made = site_of(job, RunLayout(tmp_path / "run"), scratch=tmp_path)
     assert set(made.ports) == {"tree-cache-0", "rollout-0", "rollout-1"}
     assert len(set(made.ports.values())) == 3
     assert free_ports([]) == {}
