@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 from opentelemetry import metrics, trace
 
 from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
+from srt_common.errors import CoordinationUnavailable
 from srt_common.telemetry.setup import TelemetrySettings, build
 from srt_operator.manifests.process import Site
 from srt_operator.processes import Component, members
@@ -36,6 +37,9 @@ async def run_ahead(job: SRTJob, site: Site) -> AsyncIterator[Controller]:
         client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
         coordination = Coordination.from_url(site.server_url, job=name)
         stack.push_async_callback(coordination.close)
+        if job.spec.tree_cache.template.redis is not None:  # what an earlier run left there
+            with suppress(CoordinationUnavailable):
+                await coordination.forget_job()
         dispatcher = CeleryDispatcher(site.broker_url, job=name)
         stack.push_async_callback(dispatcher.close)
         telemetry = build("srt-operator", instance="", settings=_telemetry_settings(job, site))

@@ -44,7 +44,7 @@ from srt_operator.signals.base import LoadReading, LoadSource
 
 _LOG = logging.getLogger(__name__)
 
-TICK_SECONDS: Final = 0.2
+TICK_SECONDS: Final = 0.1
 HOLD_SECONDS: Final = 1.0
 """A bubble's key lives three times as long."""
 COVERAGE_SECONDS: Final = 1.0
