@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
+
+from srt_common.cancellation import cancel_and_wait
 
 _LOG = logging.getLogger(__name__)
-_AGAIN_SECONDS: Final = 0.1
 
 
 @asynccontextmanager
@@ -20,7 +21,7 @@ async def going_on(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[
     try:
         yield
     finally:
-        await end(task)
+        await cancel_and_wait([task])
     if not task.cancelled():
         task.result()
 
@@ -29,10 +30,3 @@ def _log_failure(task: asyncio.Task[None]) -> None:
     """Say at once what comes out of the block only when that ends."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _LOG.error("task failed", extra={"task": task.get_name()}, exc_info=error)
-
-
-async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it has ended: Python 3.11's wait_for may swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_AGAIN_SECONDS)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from srt_operator.background import end, going_on
+from srt_operator.background import going_on
 
 
 async def test_work_goes_on_inside_the_block_and_ends_with_it() -> None:
@@ -39,22 +39,3 @@ async def test_a_failure_is_logged_at_once_and_comes_out_of_the_block(
             await failed.wait()
             await asyncio.sleep(0)
             assert caplog.records
-
-
-async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same() -> None:
-    num_swallowed = 0
-
-    async def stubborn() -> None:
-        nonlocal num_swallowed
-        while num_swallowed < 2:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                num_swallowed += 1
-        await asyncio.Event().wait()
-
-    task = asyncio.create_task(stubborn())
-    await asyncio.sleep(0)
-    await end(task)
-    assert task.cancelled()
-    assert num_swallowed == 2

@@ -21,6 +21,7 @@ import msgspec
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from srt_common.cancellation import cancel_and_wait
 from srt_common.errors import TreeError, TreeStoreError, TreeStoreUnavailable
 from srt_common.keys import PromptKey
 from srt_common.messages.tree_updates import (
@@ -131,8 +132,8 @@ class TreeSync:
         publishing = asyncio.create_task(self._publish())
         following = asyncio.create_task(self._follow())
         await self._stopping.wait()
-        following.cancel()
-        await asyncio.gather(publishing, following, return_exceptions=True)
+        await cancel_and_wait([following])
+        await asyncio.wait([publishing])
         await self._store.close()
 
     async def _publish(self) -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from srt_common.cancellation import cancel_and_wait
 from srt_common.clock import Clock
 from srt_common.coordination import Phase, PhaseReport, WindowPrompt
 from srt_common.errors import CoordinationUnavailable
@@ -75,9 +76,7 @@ class Announcer:
         """Publish what is left, within `FAREWELL_SECONDS`."""
         if self._board is None or self._task is None:
             return
-        while not self._task.done():  # Python 3.11's wait_for may swallow a cancellation
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
+        await cancel_and_wait([self._task])
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._publish(self._board)

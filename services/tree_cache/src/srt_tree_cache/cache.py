@@ -18,6 +18,7 @@ from typing import Final
 from opentelemetry import trace
 from opentelemetry.context import Context
 
+from srt_common.cancellation import cancel_and_wait
 from srt_common.clock import Clock
 from srt_common.errors import TreeStoreError
 from srt_common.keys import PromptKey
@@ -78,9 +79,7 @@ class TreeCache:
 
     async def stop(self) -> None:
         """End the loops, compact what is owned, release it, close the store. Idempotent."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await cancel_and_wait(self._loops)
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 for shard in self._keeper.owned():
