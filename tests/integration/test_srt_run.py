@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from srt_common.telemetry.span_file import SpanRecord, read_folder
 from srt_operator.backends import guardian
 from srt_operator.backends.guardian import descendants
 from srt_operator.layout import RunLayout
@@ -169,6 +170,34 @@ def assert_every_step_is_there_once(layout: RunLayout) -> None:
     assert summary["arms"]["on"]["num_rollouts"] == STEPS * PROMPTS * ROLLOUTS
 
 
+def assert_a_rollout_can_be_followed(layout: RunLayout) -> None:
+    """From the step that asked for it through trainer, gateway and engine to the tree cache."""
+    spans = {span.span_id: span for span in read_folder(layout.telemetry)}
+    fetches = [span for span in spans.values() if span.name == "tree_store.snapshot"]
+    paths = {tuple(f"{span.service}/{span.name}" for span in upwards(spans, of)) for of in fetches}
+    assert (
+        "srt-tree-cache/tree_store.snapshot",
+        "srt-tree-cache/tree_cache.prefetch",
+        "srt-rollout/gateway.generate",
+        "srt-trainer/rollout.generate",
+        "srt-trainer/rollout.batch",
+        "srt-trainer/srt.step",
+    ) in paths
+    drafted = [span for span in spans.values() if span.name == "engine.rollout"]
+    names = {tuple(span.name for span in upwards(spans, of)) for of in drafted}
+    client = ("gateway.generate", "rollout.generate", "rollout.batch", "srt.step")
+    assert ("engine.rollout", *client) in names
+
+
+def upwards(spans: dict[str, SpanRecord], span: SpanRecord) -> Iterator[SpanRecord]:
+    """A span and those above it, by parent or, at the root of a trace, by link."""
+    above: SpanRecord | None = span
+    while above is not None:
+        yield above
+        of = above.parent_span_id or next((span_id for _, span_id in above.links), None)
+        above = spans.get(of or "")
+
+
 def test_whatever_is_killed_the_job_finishes_and_nothing_is_lost_or_doubled(
     start: Callable[..., SrtRun],
 ) -> None:
@@ -190,6 +219,7 @@ def test_whatever_is_killed_the_job_finishes_and_nothing_is_lost_or_doubled(
         os.kill(resumed.service(victim), signal.SIGKILL)
     assert resumed.process.wait(500) == 0, resumed.output()
     assert_every_step_is_there_once(run.layout)
+    assert_a_rollout_can_be_followed(run.layout)
     assert rewards(run.layout)[: len(kept)] == kept
     status = json.loads(run.layout.status.read_text())
     restarts = {process["name"]: process["restarts"] for process in status["processes"]}

@@ -60,8 +60,9 @@ class SamplingEngine:
     def forget_weights(self) -> None:
         """Be as after a restart."""
         self.policy_version = 0
-        self._model: Any = AutoModelForCausalLM.from_pretrained(self.model_folder,
-        dtype=torch.float32)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            self.model_folder, dtype=torch.float32
+        )
 
     async def __aenter__(self) -> SamplingEngine:
         config = uvicorn.Config(

@@ -126,8 +126,14 @@ async def test_the_tree_cache_hears_once_of_each_prompt_and_is_never_waited_for(
             prompt_key(SECRET, FINGERPRINT, token_ids=tokens).hex()
             for tokens in ([1, 2, 3], [9, 9])
         ]
-        assert tree_cache.traceparents == [TRACEPARENT] * 2
         tree_cache.let_go.set()
+        first = {
+            (span.attributes or {})[names.ATTR_INPUT_TOKENS]: span.context
+            for span in reversed(gateway.telemetry.spans(names.SPAN_GATEWAY_GENERATE))
+        }
+        assert tree_cache.traceparents == [
+            f"00-{TRACE_ID}-{first[num_tokens].span_id:016x}-01" for num_tokens in (3, 2)
+        ]
 
 
 async def test_a_later_turn_is_known_by_its_first_prompt_or_its_tasks_name(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ Belongs to one event loop; the gateway's routes call it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from srt_common.clock import Clock
 from srt_common.errors import EngineUnavailable
-from srt_common.messages.rollouts import EngineLoad, ExtraArgs
+from srt_common.messages.rollouts import EngineLoad
+from srt_common.telemetry.propagation import TRACEPARENT
 from srt_rollout import admission
 from srt_rollout.admission import AcceptedCompletion, AcceptedGenerate, Limits
 from srt_rollout.engine_client import EngineClient
@@ -75,51 +76,40 @@ class Pod:
         """The engine's answer to a rollout. Raises EngineError."""
         self.refuse_unless_serving()
         extra = wanted.sampling_params.extra_args
-
-        async def call(trace_headers: dict[str, str]) -> bytes:
-            body = admission.generate_body(wanted, traceparent=trace_headers.get("traceparent"))
-            return await self.client.generate(body, trace_headers)
-
-        self._expect(wanted, headers)
-        return await self._traced(wanted.request_id, extra, len(wanted.token_ids), headers, call)
+        with self._traces.rollout(
+            extra, headers=headers, num_prompt_tokens=len(wanted.token_ids)
+        ) as rollout:
+            self._expect(wanted, rollout.headers)
+            body = admission.generate_body(wanted, traceparent=rollout.headers.get(TRACEPARENT))
+            rollout.answer = await self.flights.fly(
+                wanted.request_id,
+                extra.srt_lane,
+                lambda: self.client.generate(body, rollout.headers),
+            )
+            return rollout.answer
 
     async def complete(
         self, request_id: str, wanted: AcceptedCompletion, headers: Mapping[str, str]
     ) -> bytes:
         """The engine's answer to a completion. Raises EngineError."""
         self.refuse_unless_serving()
-
-        async def call(trace_headers: dict[str, str]) -> bytes:
-            body = admission.completion_body(wanted, traceparent=trace_headers.get("traceparent"))
-            return await self.client.complete(body, trace_headers)
-
-        return await self._traced(request_id, wanted.vllm_xargs, len(wanted.prompt), headers, call)
-
-    async def _traced(
-        self,
-        request_id: str,
-        extra: ExtraArgs,
-        num_prompt_tokens: int,
-        headers: Mapping[str, str],
-        call: Callable[[dict[str, str]], Coroutine[Any, Any, bytes]],
-    ) -> bytes:
+        extra = wanted.vllm_xargs
         with self._traces.rollout(
-            extra, headers=headers, num_prompt_tokens=num_prompt_tokens
+            extra, headers=headers, num_prompt_tokens=len(wanted.prompt)
         ) as rollout:
+            body = admission.completion_body(wanted, traceparent=rollout.headers.get(TRACEPARENT))
             rollout.answer = await self.flights.fly(
-                request_id, extra.srt_lane, lambda: call(rollout.headers)
+                request_id, extra.srt_lane, lambda: self.client.complete(body, rollout.headers)
             )
             return rollout.answer
 
-    def _expect(self, wanted: AcceptedGenerate, headers: Mapping[str, str]) -> None:
+    def _expect(self, wanted: AcceptedGenerate, trace_headers: Mapping[str, str]) -> None:
         """Let the tree cache know of a prompt that has not been seen lately."""
         if self._prefetch is None:
             return
         extra = wanted.sampling_params.extra_args
         prompt = wanted.token_ids[: extra.srt_num_prompt_tokens]
-        traceparent = headers.get("traceparent")
-        context = {} if traceparent is None else {"traceparent": traceparent}
-        self._prefetch.hint(prompt, extra.srt_prompt_id, context)
+        self._prefetch.hint(prompt, extra.srt_prompt_id, trace_headers)
 
     # -- what it is doing
     def load(self) -> EngineLoad:

@@ -99,9 +99,8 @@ class RolloutTraces:
         decoded = _DECODE.decode(answer)
         labels = {names.ATTR_LANE: lane}
         self._rollouts.rollout_duration.record(seconds, labels)
-        span.set_attribute(
-            names.ATTR_OUTPUT_TOKENS, sum(len(c.token_ids or ()) for c in decoded.choices)
-        )
+        num_tokens = sum(len(choice.token_ids or ()) for choice in decoded.choices)
+        span.set_attribute(names.ATTR_OUTPUT_TOKENS, num_tokens)
         span.set_attribute(
             names.ATTR_FINISH_REASONS, [c.finish_reason or "none" for c in decoded.choices]
         )
@@ -110,7 +109,8 @@ class RolloutTraces:
             return
         span.set_attribute(names.ATTR_DRAFT_TOKENS, speculation.num_draft_tokens)
         span.set_attribute(names.ATTR_ACCEPTED_TOKENS, speculation.num_accepted_draft_tokens)
-        span.set_attribute(names.ATTR_DRAFT_STEPS, speculation.num_spec_steps)
+        num_steps = speculation.num_request_steps(num_tokens)
+        span.set_attribute(names.ATTR_DRAFT_STEPS, num_steps)
         self._drafts.draft_tokens.add(speculation.num_draft_tokens, labels)
         self._drafts.accepted_tokens.add(speculation.num_accepted_draft_tokens, labels)
-        self._drafts.steps.add(speculation.num_spec_steps, labels)
+        self._drafts.steps.add(num_steps, labels)

@@ -41,7 +41,6 @@ from srt_trainer.datasets import Prompt
 from srt_trainer.engine_client import EngineClient
 from srt_trainer.engine_pool import EnginePool
 from srt_trainer.environments.base import Environment
-from srt_trainer.rollout_statistics import request_steps
 from srt_trainer.rollouts import Generation, Rollout, finished_rollout
 
 FIRST_BACKOFF_SECONDS: Final = 0.1
@@ -98,11 +97,7 @@ class _Progress:
         drafts = drafts or SpeculativeDecodingMetrics()
         self.num_draft_tokens += drafts.num_draft_tokens
         self.num_accepted_tokens += drafts.num_accepted_draft_tokens
-        self.num_request_steps += request_steps(
-            num_tokens=len(token_ids),
-            num_accepted_tokens=drafts.num_accepted_draft_tokens,
-            num_spec_steps=drafts.num_spec_steps,
-        )
+        self.num_request_steps += drafts.num_request_steps(len(token_ids))
 
     def generation(self, finish_reason: str) -> Generation:
         """The finished response."""

@@ -74,13 +74,3 @@ def reward_statistics(rewards: Sequence[float | None]) -> RewardStatistics:
 def fraction(part: float, whole: int) -> float | None:
     """``part / whole``, or None when the whole is 0."""
     return part / whole if whole else None
-
-
-def request_steps(*, num_tokens: int, num_accepted_tokens: int, num_spec_steps: int) -> int:
-    """Decoding passes behind one engine answer of ``num_tokens`` >= 1 tokens.
-
-    vLLM counts accepted drafts before it cuts an answer at its stop token, so the last pass may
-    claim
-    tokens that were never given; a pass that verified a draft is a pass all the same.
-    """
-    return max(num_tokens - 1 - num_accepted_tokens, num_spec_steps, 0)

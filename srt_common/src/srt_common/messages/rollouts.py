@@ -112,6 +112,14 @@ class SpeculativeDecodingMetrics(msgspec.Struct, frozen=True):
     num_draft_tokens: int = 0
     num_accepted_draft_tokens: int = 0
 
+    def num_request_steps(self, num_tokens: int) -> int:
+        """Decoding passes behind an answer of ``num_tokens`` >= 1 tokens, the prefill not counted.
+
+        vLLM counts accepted drafts before it cuts an answer at its stop token, so the last pass may
+        claim tokens that were never given; a pass that verified a draft is a pass all the same.
+        """
+        return max(num_tokens - 1 - self.num_accepted_draft_tokens, self.num_spec_steps, 0)
+
 
 class RequestMetrics(msgspec.Struct, frozen=True):
     """vLLM's ``metrics`` of one request."""
