@@ -11,19 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from context import ROOT, page
+from context import describe as describe_machine
 
-ROOT = Path(__file__).parents[2]
 JOB = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
 ARMS = ("off", "on")
 COLOURS = {"off": "#777777", "on": "#0b6fbd"}
@@ -99,21 +97,13 @@ def table(arms: dict[str, Arm]) -> list[str]:
 
 def describe(arms: dict[str, Arm], summary: dict[str, Any], command: str) -> str:
     """The dated page."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
     off, on = (summary["arms"][name] for name in ARMS)
     ratio = off["rollout_seconds"] / on["rollout_seconds"]
     return "\n".join(
         [
             "# Learning with SRT off and on",
             "",
-            f"{today()}, commit {commit}, {os.cpu_count()} cores {platform.machine()}, no GPU. "
-            f"Command: `{command}`. Samples per evaluation: {off['eval_samples']}.",
+            f"{describe_machine(command)} Samples per evaluation: {off['eval_samples']}.",
             "",
             *table(arms),
             "",
@@ -124,11 +114,6 @@ def describe(arms: dict[str, Arm], summary: dict[str, Any], command: str) -> str
             "",
         ]
     )
-
-
-def today() -> str:
-    """The date in the file names."""
-    return datetime.now(UTC).date().isoformat()
 
 
 def main() -> int:
@@ -154,12 +139,10 @@ def main() -> int:
     subprocess.run(command, cwd=ROOT, check=True)
     arms = {name: read_arm(options.run_dir / name) for name in ARMS}
     summary = json.loads((options.run_dir / "summary.json").read_text())
-    target = Path(__file__).parent / f"{datetime.date.today()}-learning"
-    draw(arms, target.with_suffix(".svg"))
-    target.with_suffix(".md").write_text(
-        describe(arms, summary, f"make bench-learning ({options.steps} steps)")
-    )
-    sys.stdout.write(f"wrote {target.with_suffix('.md')} and its plot\n")
+    draw(arms, page("learning", ".svg"))
+    target = page("learning", ".md")
+    target.write_text(describe(arms, summary, f"make bench-learning ({options.steps} steps)"))
+    sys.stdout.write(f"wrote {target} and its plot\n")
     return 0
 
 
