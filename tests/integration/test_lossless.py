@@ -19,12 +19,12 @@ from torch import Tensor
 from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, StepBatch
 from srt_rollout.verify.cases import Case, all_cases
 from srt_rollout.verify.engine import (
-    ENVIRONMENT,
     ExactPolicy,
     Request,
     Sampling,
     VerifyEngine,
 )
+from srt_rollout.verify.environment import ENVIRONMENT
 from srt_rollout.verify.exact import ChiSquare, holm
 from srt_rollout.verify.runner import MIN_P_VALUE, run_case
 from srt_rollout.vllm_plugin import sampler

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from srt_rollout.verify.engine import prepare_environment
+from srt_rollout.verify.environment import prepare_environment
 
 NUM_SEQUENCES = 20_000
 NUM_SEQUENCES_FULL = 100_000

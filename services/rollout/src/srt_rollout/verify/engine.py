@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from srt_common.settings import set_environment
 from srt_rollout.verify.exact import Path as TokenPath
 from srt_rollout.vllm_plugin.proposer import TreeDrafter
 from srt_rollout.vllm_plugin.settings import DrafterSettings
@@ -20,14 +19,6 @@ from srt_rollout.vllm_plugin.settings import DrafterSettings
 NUM_DRAFT_TOKENS = 6
 BLOCK_SIZE = 32
 MAX_MODEL_LEN = 256
-
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-}
-"""Of an engine inside this process; must be set before vLLM is imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +155,3 @@ class ExactPolicy:
             for piece in torch.split(rows, batch_size)
         ]
         return np.asarray(torch.cat(pieces).double().numpy())
-
-
-def prepare_environment() -> None:
-    """Settings of vLLM in this process; call before anything imports vLLM."""
-    set_environment(ENVIRONMENT)
