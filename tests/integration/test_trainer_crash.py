@@ -2,8 +2,7 @@
 7).
 
 The engines sample the same rollouts whenever they are asked with the same weights, so a run with
-crashes
-must end with the weights of the run without, bit for bit, and with the same numbers.
+crashes must end with the weights of the run without, bit for bit, and with the same numbers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A whole job against engines that sample from the real weights, over HTTP.
 
 Covers: numbers of the run, weights and versions (promise 7's "counted once"), engine trouble,
-phases and
-the look-ahead window, linked traces without texts (promise 9). Crashes: test_trainer_crash.
+phases and the look-ahead window, linked traces without texts (promise 9). Crashes:
+test_trainer_crash.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 * Forked from a server that has imported torch and the trainer already, so it starts at once.
 * Point n is the n-th time the process is about to flush, rename or remove a file: whatever it
-  leaves
-  behind for the next process is decided there.
+  leaves behind for the next process is decided there.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 prompts.
 
 * Nothing here makes training wait or stop: a background task publishes the latest state, at each
-  change
-  and every `HEARTBEAT_SECONDS`; trouble is logged when it begins and counted.
+  change and every `HEARTBEAT_SECONDS`; trouble is logged when it begins and counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The policy as it was after a number of steps, complete enough to go on exactly.
 
 ``<folder>/step-000012/``: ``model.safetensors``, ``optimizer.safetensors`` (AdamW's moments by
-parameter
-name, torch's random state), ``state.json``. Written whole or not at all; data only, no pickle.
+parameter name, torch's random state), ``state.json``. Written whole or not at all; data only, no
+pickle.
 """
 
 from __future__ import annotations

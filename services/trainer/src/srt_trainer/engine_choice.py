@@ -1,8 +1,7 @@
 """Which engine samples which rollout. Pure.
 
 * Balance first: an engine is given work only below its fair share, and as long as rollouts wait and
-  an
-  engine has a slot, the next assignment exists.
+  an engine has a slot, the next assignment exists.
 * Then affinity: the rollouts of a prompt prefer one engine, whose trees know that prompt best and
   whose
   prefix cache holds it. Rendezvous hashing: when an engine leaves, only its own prompts move.

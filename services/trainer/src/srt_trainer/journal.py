@@ -4,11 +4,9 @@ A step goes: sampled and scored -> `Journal.write` -> update -> ... -> checkpoin
 `Journal.prune`.
 
 * Written before the update, durably and whole: a crash later replays the same rollouts through the
-  same
-  update, so a finished step is never lost and its rollouts never sampled or counted twice.
+  same update, so a finished step is never lost and its rollouts never sampled or counted twice.
 * A crash earlier leaves nothing of the step, which is then sampled afresh as a whole: to keep only
-  the
-  rollouts that happened to be finished would favour short ones.
+  the rollouts that happened to be finished would favour short ones.
 """
 
 from __future__ import annotations

@@ -4,11 +4,9 @@
     step
 
 * Step k samples with policy version k, and its update makes version k + 1: `num_iterations`
-  optimizer updates
-  on the same rollouts are one step.
+  optimizer updates on the same rollouts are one step.
 * A step is finished once its journal record is on disk. `resume` redoes the updates of finished
-  steps that no
-  checkpoint holds, from their records, and samples nothing twice.
+  steps that no checkpoint holds, from their records, and samples nothing twice.
 * torch runs in one thread of its own, so the event loop goes on answering while the policy learns.
 """
 

@@ -1,8 +1,7 @@
 """How the rollouts of a step are cut into forward passes. Pure.
 
 * Rows of similar length share a pass, so little is padded; the longest come first, so a pass that
-  does
-  not fit in memory fails at once.
+  does not fit in memory fails at once.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """The policy: a Hugging Face causal language model, its optimizer, and one update.
 
 Shapes: N = rollouts of the step, B = rollouts of a micro-batch, S = tokens of its longest row,
-prompt
-included, K = positions of a micro-batch whose logits are needed.
+prompt included, K = positions of a micro-batch whose logits are needed.
 
 * An update is a function of the weights, the optimizer's state and the records of the step:
-  replaying it
-  on the same machine and thread count gives the same weights, bit for bit.
+  replaying it on the same machine and thread count gives the same weights, bit for bit.
 * Dropout is off: the sampler has none either.
 * Data only: weights are read from safetensors.
 """

@@ -1,8 +1,7 @@
 """The lines of ``metrics.jsonl`` and the summary made from them. Pure.
 
 * ``{"kind": "step", ...}``: one for each finished step. ``{"kind": "eval", ...}``: one for each
-  evaluation;
-  its ``step`` is the number of steps finished before it.
+  evaluation; its ``step`` is the number of steps finished before it.
 * Counts of evaluations have the prefix ``eval_`` and are in no count of the steps.
 """
 

@@ -59,8 +59,7 @@ class DatasetSettings(_Section):
 
     uri: str
     """``reasoning-gym://<task>?seed=1&size=64&<task settings>``, ``file:///<path>`` (``.jsonl``,
-    ``.json`` or
-    ``.parquet``) or
+    ``.json`` or ``.parquet``) or
     ``hf://<owner>/<name>?split=train&name=<configuration>&revision=<revision>``."""
 
     prompt_field: str | None = None
