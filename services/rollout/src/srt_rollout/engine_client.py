@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import httpx
 import msgspec
+from httpx_aiohttp import HttpxAiohttpClient
 
 from srt_common.errors import EngineRefused, EngineUnavailable
 from srt_common.messages.rollouts import ABORT_PATH, ENGINE_ID_PREFIX, GENERATE_PATH
@@ -20,6 +21,9 @@ COMPLETIONS_PATH = "/v1/completions"
 KEEP_ALIVE_SECONDS: Final = 120
 """How long the engine keeps an idle connection; we let go of it earlier."""
 
+_MAX_CONNECTIONS: Final = 100_000
+"""The lanes say how many rollouts may be in flight; the pool (aiohttp's: httpx's own looks at every
+connection for every request) must not."""
 _CONNECT_SECONDS: Final = 5.0
 _CONTROL_SECONDS: Final = 30.0
 _WEIGHTS_SECONDS: Final = 600.0
@@ -38,10 +42,12 @@ class EngineClient:
     @classmethod
     def to(cls, url: str, *, engine: str) -> EngineClient:
         """Connect lazily. A rollout is never timed out; it is aborted."""
-        rollouts = httpx.AsyncClient(
+        rollouts = HttpxAiohttpClient(
             base_url=url,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS / 2),
+            limits=httpx.Limits(
+                max_connections=_MAX_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS / 2
+            ),
             trust_env=False,
         )
         control = httpx.AsyncClient(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import httpx
 import msgspec
+from httpx_aiohttp import HttpxAiohttpClient
 
 from srt_common.errors import EngineRefused, EngineUnavailable
 from srt_common.messages.rollouts import (
@@ -109,6 +110,9 @@ def _problem_type(response: httpx.Response) -> str:
 def open_http(token: str | None, *, max_connections: int) -> httpx.AsyncClient:
     """The connection pool of all engines.
 
+    Over aiohttp: httpx's own pool looks at every connection for every request, which for 64 at once
+    costs 6 ms each instead of 0.2.
+
     Args:
         token: bearer token of the gateways, None when they ask for none.
         max_connections: requests that may be in flight at once, over all engines.
@@ -117,4 +121,4 @@ def open_http(token: str | None, *, max_connections: int) -> httpx.AsyncClient:
     limits = httpx.Limits(
         max_connections=max_connections, max_keepalive_connections=max_connections
     )
-    return httpx.AsyncClient(headers=headers, limits=limits, trust_env=False)
+    return HttpxAiohttpClient(headers=headers, limits=limits, trust_env=False)
