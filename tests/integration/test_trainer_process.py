@@ -115,7 +115,7 @@ async def test_a_signal_stops_it_soon_and_the_next_process_goes_on(
                 os.kill(process.pid, number)
 
         engine.on_request = interrupt
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             assert await exit_status(process) == status
         assert program.log_lines()[-1]["signal"] == number.name
         engine.delay_seconds = 0.0
