@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt_common.tree import LANE_POLICY, MODE_POINT_MASS
@@ -24,6 +24,7 @@ def proposal(lengths: list[int]) -> Proposal:
     )
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
 def test_a_cut_keeps_the_beginning_of_every_row(rows: list[tuple[int, int]]) -> None:
     lengths = [max(pair) for pair in rows]

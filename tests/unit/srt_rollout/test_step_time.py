@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt_rollout.step_time import StepCost, StepSample, StepTime
 
+UNTIMED = settings(deadline=None)
+"""Speed is not what is tested here."""
 TRUE = StepCost(base=2e-3, per_token=4e-5, drafting=5e-4, per_prompt_token=1e-5)
 
 
@@ -48,6 +52,7 @@ def assert_close(found: StepCost, expected: StepCost, rel: float) -> None:
     assert found.base + found.drafting == pytest.approx(expected.base + expected.drafting, rel=rel)
 
 
+@UNTIMED
 @given(
     base=st.floats(-4, 4), per_token=st.floats(-4, 4), seed=st.integers(min_value=0, max_value=99)
 )
@@ -113,23 +118,21 @@ def test_the_first_step_sets_the_size_and_keeps_the_shape() -> None:
 
 
 def test_few_undrafted_steps_are_not_crowded_out() -> None:
-    step_time, steps = StepTime(), Steps(3)
-    fitted(step_time, steps, TRUE, 64)
-    for _ in range(400):
-        tokens = int(np.random.default_rng(0).integers(60, 90))
+    """Only they tell a dearer drafting from a slower engine."""
+    step_time, rng = StepTime(), np.random.default_rng(3)
+    fitted(step_time, Steps(3), TRUE, 64)
+    dearer = replace(TRUE, drafting=4 * TRUE.drafting)
+    for _ in range(300):
+        num_tokens = int(rng.integers(16, 96))
+        seconds = dearer.seconds(num_tokens, num_prompt_tokens=0, drafting=1.0)
         step_time.observe(
-            StepSample(
-                num_tokens=tokens,
-                num_prompt_tokens=0,
-                drafting=1.0,
-                seconds=TRUE.seconds(tokens, num_prompt_tokens=0, drafting=1.0),
-            )
+            StepSample(num_tokens=num_tokens, num_prompt_tokens=0, drafting=1.0, seconds=seconds)
         )
-    undrafted = step_time.cost.seconds(16, num_prompt_tokens=0, drafting=0.0)
-    expected = TRUE.seconds(16, num_prompt_tokens=0, drafting=0.0)
-    assert undrafted == pytest.approx(expected, rel=0.02)
+    assert step_time.cost.drafting == pytest.approx(dearer.drafting, rel=0.1)
+    assert step_time.cost.base == pytest.approx(dearer.base, rel=0.1)
 
 
+@UNTIMED
 @given(seconds=st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=40))
 def test_no_term_is_ever_negative_and_a_token_never_free(seconds: list[float]) -> None:
     step_time, rng = StepTime(), np.random.default_rng(0)

@@ -8,9 +8,9 @@ long for stragglers.
 
     plan (draft at all? how far?) -> the forest drafts -> choose (cut) -> ... -> observe (the step)
 
-Probes keep the fit honest: every few hundred steps some undrafted ones and some longer than seem to
-pay. When drafted steps yield fewer tokens per second than undrafted ones would, drafting turns off
-for a while and is tried again.
+Probes keep the fit honest: of every 128 steps three are undrafted, and one is drafted for longer
+than seems to pay. When drafted steps yield fewer tokens per second than undrafted ones would,
+drafting turns off for a while and is tried again.
 
 Why cutting leaves the distribution of what is sampled alone (design 5.3): a position may be dropped
 by anything but its own token.
@@ -38,9 +38,9 @@ from srt_rollout.step_time import StepCost, StepSample, StepTime
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
-_PROBE_EVERY = 256
-_NUM_UNDRAFTED_PROBES = 4
-_NUM_LONG_PROBES = 2
+_PROBE_EVERY = 128
+_NUM_UNDRAFTED_PROBES = 3
+_NUM_LONG_PROBES = 1
 """Steps, the first of every `_PROBE_EVERY`."""
 _MIN_LONG_PROBE = 8
 _LOWEST_SURVIVAL = 0.02

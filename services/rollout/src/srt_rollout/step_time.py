@@ -123,7 +123,7 @@ class StepTime:
         kept = self._fit * sizes
         if self._num_seen == 1:
             kept *= seconds[0] / max(float(terms[0] @ kept), 1e-12)
-        usual = float(np.median(seconds))
+        usual = _median(seconds)
         fit = kept
         for _ in range(_ROUNDS):
             errors = np.abs(seconds - terms @ fit)
@@ -142,5 +142,11 @@ class StepTime:
 
 def _usual_error(errors: NDArray[np.float64], usual: float) -> float:
     """Of steps of one kind: a standard deviation from the median, so that few can hide in it."""
-    median = float(np.median(errors)) if len(errors) else 0.0
+    median = _median(errors) if len(errors) else 0.0
     return max(_MAD_TO_SIGMA * median, _SMALLEST_ERROR * usual)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """The upper one of two; several times faster than numpy's."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])

@@ -76,7 +76,7 @@ class TreeDrafter:
         self._drafter = Drafter(
             self.forest,
             max_draft_tokens=self._config.speculative_config.num_speculative_tokens,
-            min_survival=settings.min_survival,
+            min_survival=1.0 if self._mode == MODE_OFF else settings.min_survival,
         )
         self._timer = StepTimer(SystemClock())
         self._book = DraftBook((), None)
