@@ -122,9 +122,10 @@ def test_few_undrafted_steps_are_not_crowded_out() -> None:
     step_time, rng = StepTime(), np.random.default_rng(3)
     fitted(step_time, Steps(3), TRUE, 64)
     dearer = replace(TRUE, drafting=4 * TRUE.drafting)
-    for _ in range(300):
+    for number in range(500):
         num_tokens = int(rng.integers(16, 96))
-        seconds = dearer.seconds(num_tokens, num_prompt_tokens=0, drafting=1.0)
+        cost = TRUE if number < 200 else dearer
+        seconds = cost.seconds(num_tokens, num_prompt_tokens=0, drafting=1.0)
         step_time.observe(
             StepSample(num_tokens=num_tokens, num_prompt_tokens=0, drafting=1.0, seconds=seconds)
         )
