@@ -107,7 +107,7 @@ def rollouts(num_prompts: int, num_epochs: int, num_samples: int) -> list[Rollou
 def replay(recorded: Sequence[Rollout], num_rows: int) -> Replay:
     """Decode everything with ``num_rows`` rows at a time."""
     forest = PromptForest(engine_id=1, max_bytes=1 << 30, seed=0)
-    drafter = Drafter(forest, max_draft_tokens=16, max_step_draft_tokens=4096, min_survival=0.1)
+    drafter = Drafter(forest, max_draft_tokens=16, min_survival=0.1)
     waiting, running, result = deque(enumerate(recorded)), dict[str, Decoding](), Replay()
     num_passes = 0
     while waiting or running:

@@ -238,9 +238,7 @@ class DrafterSpec(Part):
     enabled: bool = True
     """False: stock vLLM, no tree cache, no run-ahead."""
     max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = 16
-    """Longest draft of one rollout in one step."""
-    max_step_draft_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 256
-    """Draft tokens of one engine step, shared evenly by its rollouts; 0 drafts nothing."""
+    """Longest draft of one rollout in one step; how much of it is used follows step time."""
     max_tree_bytes: Annotated[Bytes, Field(ge=2**20)] = 2**30
     """Trees held by one engine."""
 

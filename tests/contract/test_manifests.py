@@ -83,14 +83,11 @@ def test_a_rollout_pod_gets_what_the_job_says(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_drafter_shares_the_jobs_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = make_job(
-        spec__rollout__template__drafter__maxTreeBytes="32Mi",
-        spec__rollout__template__drafter__maxStepDraftTokens=99,
-    )
+    job = make_job(spec__rollout__template__drafter__maxTreeBytes="32Mi")
     read = settings_of(DrafterSettings, process("rollout-0", job), monkeypatch)
     assert read.cache_url == SITE.server_url
     assert (read.cache_id, read.num_shards) == ("sums", 16)
-    assert (read.max_tree_bytes, read.max_step_draft_tokens) == (32 * 2**20, 99)
+    assert (read.max_tree_bytes, read.min_survival) == (32 * 2**20, None)
 
 
 def test_a_stock_engine_knows_nothing_of_trees(monkeypatch: pytest.MonkeyPatch) -> None:

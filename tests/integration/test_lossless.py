@@ -1,13 +1,13 @@
 """Promise 1, lossless, on real vLLM: drafting does not change what is sampled.
 
-Every case of ``srt verify`` against the enumerated distribution, three negative controls that must
+Every case of ``srt verify`` against the enumerated distribution, four negative controls that must
 be caught, greedy decoding token for token against transformers. One engine in this process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, StepBatch
+from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, Proposal, StepBatch
 from srt_rollout.verify.cases import Case, all_cases
 from srt_rollout.verify.engine import (
     ExactPolicy,
@@ -89,25 +89,38 @@ def test_all_cases_pass_together(results: dict[str, ChiSquare]) -> None:
     assert min(holm([result.p_value for result in results.values()])) > MIN_P_VALUE
 
 
-@dataclass
-class TamperedDrafts:
-    """A step's drafts with other tokens than those that were drawn."""
-
-    offsets: IntArray
-    token_ids: IntArray
-    q_token_ids: IntArray
-    q_probs: FloatArray
-
-
 def test_a_point_mass_verified_with_q_is_caught(
     engine: VerifyEngine, policy: ExactPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stock = Drafter.step
 
-    def step(self: Drafter, batch: StepBatch) -> TamperedDrafts:
+    def step(self: Drafter, batch: StepBatch) -> Proposal:
         drafts = stock(self, batch)
-        best = drafts.q_token_ids[np.arange(len(drafts.token_ids)), drafts.q_probs.argmax(1)]
-        return TamperedDrafts(drafts.offsets, best, drafts.q_token_ids, drafts.q_probs)
+        return replace(drafts, token_ids=likeliest(drafts))
+
+    monkeypatch.setattr(Drafter, "step", step)
+    result = run_case(engine, policy, SAMPLED, num_sequences=NUM_SEQUENCES_CONTROL)
+    assert result.test.p_value < 1e-9
+
+
+def likeliest(drafts: Proposal) -> IntArray:
+    """[N] the token to which q gives most at each position."""
+    best: IntArray = drafts.q_token_ids[np.arange(len(drafts.token_ids)), drafts.q_probs.argmax(1)]
+    return best
+
+
+def test_a_position_dropped_for_its_own_token_is_caught(
+    engine: VerifyEngine, policy: ExactPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The governor may cut a draft by anything but this."""
+    stock = Drafter.step
+
+    def step(self: Drafter, batch: StepBatch) -> Proposal:
+        drafts = stock(self, batch)
+        is_dropped = drafts.token_ids == likeliest(drafts)
+        rows = np.split(is_dropped, drafts.offsets[1:-1])
+        lengths = [int(np.argmax([*row.tolist(), True])) for row in rows]
+        return drafts.cut(np.asarray(lengths, np.int32))
 
     monkeypatch.setattr(Drafter, "step", step)
     result = run_case(engine, policy, SAMPLED, num_sequences=NUM_SEQUENCES_CONTROL)

@@ -66,7 +66,6 @@ def _drafter(job: SRTJob, site: Site) -> dict[str, str]:
         "SRT_DRAFTER_CACHE_URL": site.server_url,
         "SRT_DRAFTER_CACHE_ID": job.metadata.name,
         "SRT_DRAFTER_NUM_SHARDS": str(job.spec.tree_cache.template.shards),
-        "SRT_DRAFTER_MAX_STEP_DRAFT_TOKENS": str(drafter.max_step_draft_tokens),
         "SRT_DRAFTER_MAX_TREE_BYTES": str(drafter.max_tree_bytes),
     }
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from srt_common.keys import PromptKey
 from srt_common.tree import Drafts, PromptForest, RowStats
+from srt_rollout.governor import Governor, Plan
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -77,13 +78,32 @@ class StepBatch:
     soft: SoftRows = field(default=NO_SOFT_ROWS)
 
 
-def fixed_cap(num_rows: int, *, max_draft_tokens: int, max_step_draft_tokens: int) -> int:
-    """Draft tokens each of ``num_rows`` requests may have in one step: an even share, longest draft
-    at most.
-    """
-    if num_rows == 0:
-        return 0
-    return min(max_draft_tokens, max_step_draft_tokens // num_rows)
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What is proposed for B rows, row after row."""
+
+    offsets: IntArray
+    """[B+1] row i owns positions offsets[i]..offsets[i+1]."""
+    token_ids: IntArray
+    """[N]."""
+    q_token_ids: IntArray
+    """[N, 8] support of the distribution each was drawn from; 0 where padded."""
+    q_probs: FloatArray
+    """[N, 8] its probabilities; 0 where padded."""
+
+    @classmethod
+    def of(cls, drafts: Drafts) -> Proposal:
+        """All that the forest drafted."""
+        return cls(drafts.offsets, drafts.token_ids, drafts.q_token_ids, drafts.q_probs)
+
+    def cut(self, lengths: IntArray) -> Proposal:
+        """The first ``lengths[i]`` positions of each row."""
+        offsets = np.zeros_like(self.offsets)
+        np.cumsum(lengths, out=offsets[1:])
+        if offsets[-1] == self.offsets[-1]:
+            return self
+        kept = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1] - offsets[:-1], lengths)
+        return Proposal(offsets, self.token_ids[kept], self.q_token_ids[kept], self.q_probs[kept])
 
 
 class Drafter:
@@ -96,12 +116,16 @@ class Drafter:
         forest: PromptForest,
         *,
         max_draft_tokens: int,
-        max_step_draft_tokens: int,
-        min_survival: float,
+        min_survival: float | None = None,
     ) -> None:
+        """Args:
+        forest: the trees.
+        max_draft_tokens: of one row in one step.
+        min_survival: draft always and down to this survival; None: the governor decides.
+        """
         self.forest = forest
+        self.governor = Governor() if min_survival is None else None
         self._max_draft_tokens = max_draft_tokens
-        self._max_step_draft_tokens = max_step_draft_tokens
         self._min_survival = min_survival
         self._rows: dict[str, _Row] = {}
 
@@ -134,17 +158,14 @@ class Drafter:
         """End a row; its tokens stay in the trees. ``KeyError`` for an unknown request."""
         return self.forest.close_row(self._rows.pop(request_id).handle)
 
-    def step(self, batch: StepBatch) -> Drafts:
+    def step(self, batch: StepBatch) -> Proposal:
         """Learn from what was sampled and draft what comes next: one native call."""
         rows = [self._rows[request_id] for request_id in batch.request_ids]
         lengths = np.fromiter((len(new) for new in batch.new_tokens), np.int32, len(rows))
         offsets = np.zeros(len(rows) + 1, dtype=np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        cap = fixed_cap(
-            len(rows),
-            max_draft_tokens=self._max_draft_tokens,
-            max_step_draft_tokens=self._max_step_draft_tokens,
-        )
+        plan = self._plan(len(rows))
+        cap = self._max_draft_tokens if plan.is_drafting else 0
         drafts = self.forest.step(
             np.fromiter((row.handle for row in rows), np.uint64, len(rows)),
             offsets,
@@ -155,17 +176,26 @@ class Drafter:
             batch.soft.token_ids,
             batch.soft.probs,
             np.full(len(rows), cap, dtype=np.int32),
-            self._min_survival,
+            plan.min_survival,
         )
         for row, length in zip(rows, lengths.tolist(), strict=True):
             row.num_known += length
-        return drafts
+        proposal = Proposal.of(drafts)
+        if self.governor is None or not plan.is_drafting:
+            return proposal
+        return proposal.cut(self.governor.choose(drafts.survival, drafts.offsets))
+
+    def _plan(self, num_rows: int) -> Plan:
+        if self.governor is not None:
+            return self.governor.plan(num_rows)
+        assert self._min_survival is not None
+        return Plan(is_drafting=True, min_survival=self._min_survival)
 
 
 class DraftBook:
-    """The drafts of the last step by request, until they come back for verification."""
+    """What the last step proposed by request, until it comes back for verification."""
 
-    def __init__(self, request_ids: Sequence[str], drafts: Drafts | None) -> None:
+    def __init__(self, request_ids: Sequence[str], drafts: Proposal | None) -> None:
         self._drafts = drafts
         self._bounds: Mapping[str, tuple[int, int]] = {}
         if drafts is not None:

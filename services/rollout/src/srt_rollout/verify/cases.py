@@ -97,7 +97,7 @@ def fill_with_lies(engine: VerifyEngine, prompt: Path) -> None:
 
 def all_cases() -> list[Case]:
     """What ``srt verify`` runs."""
-    sampled = DrafterSettings(min_survival=0.02, max_step_draft_tokens=4096)
+    sampled = DrafterSettings(min_survival=0.02)
     hard = sampled.model_copy(update={"soft_targets": False})
     point = sampled.model_copy(update={"mode": "point_mass"})
     return [
@@ -108,6 +108,7 @@ def all_cases() -> list[Case]:
         Case("point mass, T=0.7 top-k 8 top-p 0.9", point, CUT),
         Case("sampled, trees that lie, T=1", sampled, fill=fill_with_lies),
         Case("point mass, trees that lie, T=1", point, fill=fill_with_lies),
+        Case("sampled, cut by the governor, T=1", DrafterSettings()),
         Case("preempted and resumed, T=1", sampled, has_late_arrivals=True),
         Case("prefix-cached prompt, T=1", sampled, prompt_length=3 * BLOCK_SIZE + 5),
         Case("prompt with one uncached token, T=1", sampled, prompt_length=BLOCK_SIZE + 1),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srt_common import keys
+from srt_common.clock import SystemClock
 from srt_common.errors import TreeError
 from srt_common.messages.rollouts import ExtraArgs
 from srt_common.messages.tree_updates import LANE_POLICY, LANE_RUN_AHEAD
@@ -38,6 +40,7 @@ from srt_rollout.vllm_plugin.rollout_telemetry import RolloutTelemetry
 from srt_rollout.vllm_plugin.sampler import SparseDraft, Verification
 from srt_rollout.vllm_plugin.settings import DrafterSettings
 from srt_rollout.vllm_plugin.step_record import MAX_SOFT_TARGETS, StepRecord
+from srt_rollout.vllm_plugin.step_timer import StepTimer
 
 _LOG = logging.getLogger(__name__)
 _MODES = {"sampled": MODE_SAMPLED, "point_mass": MODE_POINT_MASS, "off": MODE_OFF}
@@ -73,9 +76,9 @@ class TreeDrafter:
         self._drafter = Drafter(
             self.forest,
             max_draft_tokens=self._config.speculative_config.num_speculative_tokens,
-            max_step_draft_tokens=settings.max_step_draft_tokens,
-            min_survival=settings.min_survival,
+            min_survival=1.0 if self._mode == MODE_OFF else settings.min_survival,
         )
+        self._timer = StepTimer(SystemClock())
         self._book = DraftBook((), None)
         self._record = StepRecord()
         self._scheduled: dict[str, list[int]] = {}
@@ -111,12 +114,14 @@ class TreeDrafter:
         self._policy_version = policy_version
 
     def stats(self) -> dict[str, Any]:
-        """Counters of trees, drafts and sharing, as plain values."""
+        """Counters of trees, drafts, the governor and sharing, as plain values."""
         sync = {} if self._sync is None else self._sync.stats()
+        governor = self._drafter.governor
         return {
             "engine": self._settings.engine_name,
             "policy_version": self._policy_version,
             "trees": self.forest.stats().as_dict(),
+            "governor": {} if governor is None else asdict(governor.stats()),
             "sync": sync,
         }
 
@@ -126,10 +131,15 @@ class TreeDrafter:
         self._scheduled = scheduler_output.scheduled_spec_decode_tokens
         if not self._is_lead:
             return
+        measured, governor = self._timer.on_schedule(scheduler_output), self._drafter.governor
+        if measured is not None and governor is not None:
+            governor.observe(measured)
         for request_id in scheduler_output.finished_req_ids:
             if request_id in self._drafter:
                 stats = self._drafter.close(request_id)
                 self._telemetry.closed(request_id, stats, self.forest.memory_bytes())
+        if governor is not None and scheduler_output.finished_req_ids:
+            self._telemetry.governed(governor.stats())
         for new in scheduler_output.scheduled_new_reqs:
             if new.sampling_params is not None and new.req_id not in self._drafter:
                 self._open(new)
@@ -152,6 +162,8 @@ class TreeDrafter:
         self._book = DraftBook((), None)
         if not rows:
             return proposed
+        num_emitted = sum(len(sampled_token_ids[row]) for row in rows)
+        self._timer.on_sampled(num_rows=len(rows), num_emitted=num_emitted)
         batch = self._batch(rows, sampled_token_ids, num_tokens_no_spec, token_ids_cpu)
         try:
             drafts = self._drafter.step(batch)

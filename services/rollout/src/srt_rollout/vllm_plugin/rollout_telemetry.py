@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge
 from srt_common.messages.rollouts import ExtraArgs
 from srt_common.telemetry import names
 from srt_common.tree import RowStats
+from srt_rollout.governor import GovernorStats
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -30,6 +31,28 @@ class _Opened:
     prompt_key: str
     num_prompt_tokens: int
     started_ns: int
+
+
+class _GovernorMetrics:
+    """Counters follow the governor's own, which only grow."""
+
+    def __init__(self) -> None:
+        self._probes = Counter("srt_draft_probe_steps", "Steps spent on measuring step time")
+        self._off = Counter("srt_draft_off_steps", "Steps undrafted because drafting did not pay")
+        self._base = Gauge(
+            "srt_step_time_base_seconds", "Fitted c0", multiprocess_mode="livemostrecent"
+        )
+        self._per_token = Gauge(
+            "srt_step_time_per_token_seconds", "Fitted c1", multiprocess_mode="livemostrecent"
+        )
+        self._num_probes = self._num_off = 0
+
+    def set(self, stats: GovernorStats) -> None:
+        self._probes.inc(max(0, stats.num_probe_steps - self._num_probes))
+        self._off.inc(max(0, stats.num_off_steps - self._num_off))
+        self._num_probes, self._num_off = stats.num_probe_steps, stats.num_off_steps
+        self._base.set(stats.base_seconds)
+        self._per_token.set(stats.per_token_seconds)
 
 
 class RolloutTelemetry:
@@ -51,6 +74,7 @@ class RolloutTelemetry:
         self._memory = Gauge(
             "srt_tree_memory_bytes", "Bytes of all trees", multiprocess_mode="livesum"
         )
+        self._governor = _GovernorMetrics()
 
     def opened(self, request_id: str, extra: ExtraArgs, prompt_key: bytes, num_prompt: int) -> None:
         """A rollout has been scheduled for the first time."""
@@ -73,6 +97,10 @@ class RolloutTelemetry:
     def skipped(self, error: Exception) -> None:
         """A step went undrafted because of this error."""
         self._skipped.labels(type(error).__name__).inc()
+
+    def governed(self, stats: GovernorStats) -> None:
+        """The governor as it is now."""
+        self._governor.set(stats)
 
     def _count(self, stats: RowStats) -> None:
         self._lookups.labels("hit").inc(stats.num_hits)

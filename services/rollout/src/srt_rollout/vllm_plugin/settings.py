@@ -28,11 +28,9 @@ class DrafterSettings(ServiceSettings):
     soft_targets: bool = True
     """Keep the policy's own top probabilities with each token; costs about 16 bytes a token."""
 
-    min_survival: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """A draft ends where the chance that all of it is accepted falls below this."""
-
-    max_step_draft_tokens: Annotated[int, Field(ge=0)] = 256
-    """Most draft tokens of one engine step, shared evenly by its requests; 0 drafts nothing."""
+    min_survival: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Unset: the governor decides from measured step time how much to draft. A number: draft in
+    every step, whatever it costs, until the chance that all of a draft is accepted falls below."""
 
     max_tree_bytes: Annotated[int, Field(ge=2**20)] = 2 * 2**30
     """Resident bytes of all trees in this engine; least recently used prompts go first."""

@@ -1,0 +1,305 @@
+"""How many draft tokens the next engine step verifies. Pure: no clock, no engine.
+
+Every position of every draft has a survival s: the calibrated chance that its draft is accepted up
+to and including it. Positions are taken in order of s while ``s > c1 * rate``, where rate =
+(rows + sum of taken s) / t(n) is what the batch yields per second so far; that maximises expected
+tokens per second under t(n) = c0 + c1 * n (`step_time`). Drafts get short in large batches and
+long for stragglers.
+
+    plan (draft at all? how far?) -> the forest drafts -> choose (cut) -> ... -> observe (the step)
+
+Probes keep the fit honest: of every 128 steps three are undrafted, and one is drafted for longer
+than seems to pay. When drafted steps yield fewer tokens per second than undrafted ones would,
+drafting turns off for a while and is tried again.
+
+Why cutting leaves the distribution of what is sampled alone (design 5.3): a position may be dropped
+by anything but its own token.
+
+* s at a position comes from the tokens before it and from its q, before its token is drawn.
+* Along a draft s does not rise and ties keep the draft's order, so whatever depends on a position's
+  token (the survivals after it) comes later in the order of taking. `choose` decides a position
+  from those earlier in that order alone. It must not look at the whole, say at the total yield.
+  What it took from other rows depends on their tokens, which are drawn independently.
+* `plan` and the fit depend on earlier steps only: step times, accepted counts, thresholds. Their
+  drafts are verified or dropped for good by then, and the next ones are drawn afresh. Time spent
+  on the running draft is not known before it has been verified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srt_rollout.step_time import StepCost, StepSample, StepTime
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+_PROBE_EVERY = 128
+_NUM_UNDRAFTED_PROBES = 3
+_NUM_LONG_PROBES = 1
+"""Steps, the first of every `_PROBE_EVERY`."""
+_MIN_LONG_PROBE = 8
+_LOWEST_SURVIVAL = 0.02
+_SLACK = 0.8
+"""Drafts are made down to this part of the last threshold: it may have fallen."""
+_GAIN_STEPS = 64
+"""Memory of the gain, in steps."""
+_MIN_GAIN_STEPS = 3
+_GAIN_DOUBT = 1.6
+"""A gain over k steps is taken for a loss below 1 - doubt / k."""
+_TRUST_PRIOR = 0.5
+"""Tokens per row that survivals are right about, to begin with."""
+_SHORTEST_PAUSE = 32
+_LONGEST_PAUSE = 256
+_PROMPT_SHARE = 0.1
+"""Of a new reading in the running mean of prompt tokens per step."""
+
+
+class _Kind(Enum):
+    UNDRAFTED = 0
+    LONG = 1
+    GOVERNED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the forest is to draft for the next step."""
+
+    is_drafting: bool
+    min_survival: float
+    """No position below it would be taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredStep:
+    """One step of an engine that was busy before and after it."""
+
+    num_rows: int
+    """Requests that sampled, at least 1."""
+    num_draft_tokens: int
+    """Verified in this step."""
+    num_prompt_tokens: int
+    """Scheduled beside them."""
+    num_emitted: int
+    """Tokens the rows sampled, at least one each."""
+    seconds: float
+    """From the start of this step to the start of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class GovernorStats:
+    """What the governor did and believes."""
+
+    num_probe_steps: int
+    num_off_steps: int
+    is_off: bool
+    gain: float
+    """Tokens per second against undrafted decoding, over recent drafted steps; 1 when unknown."""
+    base_seconds: float
+    per_token_seconds: float
+
+
+class Governor:
+    """The decisions of one engine. Not thread-safe: for the engine's thread."""
+
+    def __init__(self, initial: StepCost | None = None) -> None:
+        self._step_time = StepTime() if initial is None else StepTime(initial)
+        self._cost = self._step_time.cost
+        self._num_prompt_tokens = 0.0
+        self._threshold = 0.0
+        self._at = 0
+        self._kind = self._previous = _Kind.UNDRAFTED
+        self._gain = _Gain()
+        self._trust = _Trust()
+        self._expected = self._expected_before = 0.0
+        self._pause_left = 0
+        self._pause = _SHORTEST_PAUSE
+        self._num_probe_steps = 0
+        self._num_off_steps = 0
+
+    def plan(self, num_rows: int) -> Plan:
+        """Decide about the next step of ``num_rows`` rows; call once a step, `choose` after it."""
+        self._previous, self._kind = self._kind, self._next_kind()
+        self._expected_before, self._expected = self._expected, 0.0
+        if self._kind is _Kind.UNDRAFTED:
+            return Plan(is_drafting=False, min_survival=1.0)
+        floor = _LOWEST_SURVIVAL
+        if self._kind is _Kind.GOVERNED:
+            per_token = self._cost.per_token
+            least = per_token * num_rows / (self._fixed_seconds() + per_token * num_rows)
+            floor = max(floor, least / self._trust.value, _SLACK * self._threshold)
+        return Plan(is_drafting=True, min_survival=min(floor, 1.0))
+
+    def choose(self, survival: FloatArray, offsets: IntArray) -> IntArray:
+        """How many positions of each draft to keep.
+
+        Args:
+            survival: [N] of all positions, row after row; does not rise along a row.
+            offsets: [B+1] row i owns positions offsets[i]..offsets[i+1].
+
+        Returns:
+            [B] lengths.
+        """
+        num_rows = len(offsets) - 1
+        per_token, fixed = self._cost.per_token, self._fixed_seconds()
+        if self._kind is _Kind.LONG:
+            plain = fixed + per_token * num_rows
+            num_taken = int(max(_MIN_LONG_PROBE, num_rows / 2, min(plain / per_token, 1e6)))
+            return _lengths(_by_survival(survival)[:num_taken], offsets)
+        survival = survival * np.float32(self._trust.value)
+        taken = take(survival, offsets, fixed=fixed, per_token=per_token)
+        self._threshold = taken.threshold / self._trust.value
+        self._expected = taken.num_expected / self._trust.value
+        return taken.lengths
+
+    def observe(self, step: MeasuredStep) -> None:
+        """Learn from the step before the last `plan`, which is over now."""
+        kinds = (self._previous, self._kind)
+        sample = StepSample(
+            num_tokens=step.num_rows + step.num_draft_tokens,
+            num_prompt_tokens=step.num_prompt_tokens,
+            drafting=sum(kind is not _Kind.UNDRAFTED for kind in kinds) / 2,
+            seconds=step.seconds,
+        )
+        seconds = self._step_time.observe(sample)
+        self._cost = self._step_time.cost
+        self._num_prompt_tokens += _PROMPT_SHARE * (
+            step.num_prompt_tokens - self._num_prompt_tokens
+        )
+        if self._previous is _Kind.GOVERNED:
+            num_accepted = step.num_emitted - step.num_rows
+            self._trust.add(self._expected_before / step.num_rows, num_accepted / step.num_rows)
+        if kinds == (_Kind.GOVERNED, _Kind.GOVERNED):
+            plain = self._cost.seconds(
+                step.num_rows, num_prompt_tokens=step.num_prompt_tokens, drafting=0
+            )
+            self._gain.add(plain * step.num_emitted / step.num_rows, seconds)
+            self._switch()
+
+    def stats(self) -> GovernorStats:
+        """A reading."""
+        return GovernorStats(
+            self._num_probe_steps,
+            self._num_off_steps,
+            self._pause_left > 0,
+            self._gain.value,
+            self._cost.base,
+            self._cost.per_token,
+        )
+
+    # -- inside
+    def _next_kind(self) -> _Kind:
+        if self._pause_left > 0:
+            self._pause_left -= 1
+            self._num_off_steps += 1
+            return _Kind.UNDRAFTED
+        at, self._at = self._at, (self._at + 1) % _PROBE_EVERY
+        if at >= _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES:
+            return _Kind.GOVERNED
+        self._num_probe_steps += 1
+        return _Kind.UNDRAFTED if at < _NUM_UNDRAFTED_PROBES else _Kind.LONG
+
+    def _fixed_seconds(self) -> float:
+        """Of a drafted step that decodes nothing."""
+        return self._cost.seconds(0, num_prompt_tokens=self._num_prompt_tokens, drafting=1)
+
+    def _switch(self) -> None:
+        """Turn drafting off when it has not paid; forget earlier failures when it has for long."""
+        if self._gain.is_loss:
+            self._pause_left = self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._at = _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES
+            self._gain = _Gain()
+        elif self._gain.num_steps >= 2 * _GAIN_STEPS:
+            self._pause = _SHORTEST_PAUSE
+
+
+class _Gain:
+    """Time that undrafted decoding would have taken for the same tokens, over the time taken."""
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self._undrafted = 0.0
+        self._taken = 0.0
+
+    def add(self, undrafted: float, taken: float) -> None:
+        keep = 1 - 1 / _GAIN_STEPS
+        self._undrafted = keep * self._undrafted + undrafted
+        self._taken = keep * self._taken + taken
+        self.num_steps += 1
+
+    @property
+    def value(self) -> float:
+        return self._undrafted / self._taken if self._taken > 0 else 1.0
+
+    @property
+    def is_loss(self) -> bool:
+        enough = self.num_steps >= _MIN_GAIN_STEPS
+        return enough and self.value < 1 - _GAIN_DOUBT / self.num_steps
+
+
+class _Trust:
+    """Accepted draft tokens over those that survivals promised, at most 1: trees may mislead."""
+
+    def __init__(self) -> None:
+        self._promised = self._accepted = 0.0
+
+    def add(self, promised: float, accepted: float) -> None:
+        keep = 1 - 1 / _GAIN_STEPS
+        self._promised = keep * self._promised + promised
+        self._accepted = keep * self._accepted + accepted
+
+    @property
+    def value(self) -> float:
+        return min(1.0, (self._accepted + _TRUST_PRIOR) / (self._promised + _TRUST_PRIOR))
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What `take` found worth its time."""
+
+    lengths: IntArray
+    """[B] positions of each row."""
+    threshold: float
+    """The survival above which one more would have been worth it."""
+    num_expected: float
+    """Sum of the survivals taken."""
+
+
+def take(survival: FloatArray, offsets: IntArray, *, fixed: float, per_token: float) -> Taken:
+    """The positions worth their time (module docstring).
+
+    Args:
+        survival: as in `Governor.choose`.
+        offsets: as there.
+        fixed: seconds of a drafted step without any token.
+        per_token: seconds of each row and each draft token.
+    """
+    num_rows = len(offsets) - 1
+    order = _by_survival(survival)
+    ordered = survival[order].astype(np.float64)
+    tokens = np.empty(len(order) + 1)
+    tokens[0] = num_rows
+    np.cumsum(ordered, out=tokens[1:])
+    tokens[1:] += num_rows
+    seconds = fixed + per_token * np.arange(num_rows, num_rows + len(order) + 1)
+    thresholds = per_token * tokens / seconds
+    stops = np.flatnonzero(ordered <= thresholds[:-1])
+    num_taken = int(stops[0]) if len(stops) else len(order)
+    lengths = _lengths(order[:num_taken], offsets)
+    return Taken(lengths, float(thresholds[num_taken]), float(tokens[num_taken]) - num_rows)
+
+
+def _by_survival(survival: FloatArray) -> NDArray[np.int64]:
+    return np.argsort(-survival, kind="stable")
+
+
+def _lengths(taken: NDArray[np.int64], offsets: IntArray) -> IntArray:
+    """[B] how many of the taken positions lie in each row."""
+    count = np.zeros(int(offsets[-1]) + 1, dtype=np.int32)
+    count[taken + 1] = 1
+    return np.diff(np.cumsum(count, dtype=np.int32)[offsets])

@@ -1,0 +1,152 @@
+"""What one engine step costs, fitted while the engine runs: t = c0 + c1 * n. Pure.
+
+* n is what a step decodes: one token for each row and every draft token it verifies. Two more terms
+  keep c1 what one more draft token costs: prompt tokens in the same step (chunked prefill, mixed
+  batches) cost less than drafts, which need logits; and drafting at all has a price of its own.
+* Least squares over recent steps, older ones forgotten. A step far from the fit (garbage
+  collection, a paused engine, a weight update) loses its weight; when half of its kind are far, the
+  fit follows them. Undrafted steps are a kind with places of its own, so that a few among hundreds
+  of drafted ones are not crowded out.
+* What recent steps say nothing about keeps its value, so a fit may start wrong and stay solvable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NUM_UNDRAFTED = 32
+_NUM_DRAFTED = 128
+"""Steps remembered of either kind."""
+_FORGET = 0.997
+"""Weight of a step against the one after it."""
+_REFIT_EVERY = 8
+"""Steps; while fewer than `_NUM_UNDRAFTED` have been seen, each one."""
+_KEEP = 1.0
+"""Weight of the fit so far, in steps."""
+_ROUNDS = 3
+_FAR = 3.0
+"""Scales of the usual error at which a step has lost half of its weight."""
+_MAD_TO_SIGMA = 1.4826
+_SMALLEST_ERROR = 0.05
+"""Of the median step: less is not taken for usual, or steps that differ would never be heard."""
+_SMALLEST_SHARE = 1e-3
+"""Of c1 * n in the median step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """Seconds of one engine step, term by term; none is negative."""
+
+    base: float
+    """c0: a step by itself."""
+    per_token: float
+    """c1: each row and each verified draft token."""
+    drafting: float = 0.0
+    """A step that drafts and verifies, whatever the number of tokens."""
+    per_prompt_token: float = 0.0
+    """Each prompt token computed in the same step."""
+
+    def seconds(self, num_tokens: float, *, num_prompt_tokens: float, drafting: float) -> float:
+        """Expected time of a step that decodes ``num_tokens``; ``drafting`` as in `StepSample`."""
+        fixed = self.base + self.drafting * drafting
+        return fixed + self.per_token * num_tokens + self.per_prompt_token * num_prompt_tokens
+
+
+INITIAL_COST = StepCost(base=5e-3, per_token=5e-5)
+"""Only its shape matters: the first steps set its size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSample:
+    """One step of a busy engine."""
+
+    num_tokens: int
+    """Rows that sampled and draft tokens that were verified."""
+    num_prompt_tokens: int
+    drafting: float
+    """0 undrafted, 1 drafts were verified and the next ones made, 0.5 one of the two."""
+    seconds: float
+
+
+class StepTime:
+    """The fit of one engine."""
+
+    def __init__(self, initial: StepCost = INITIAL_COST) -> None:
+        num_places = _NUM_UNDRAFTED + _NUM_DRAFTED
+        self._terms = np.zeros((num_places, 4))
+        self._seconds = np.zeros(num_places)
+        self._seen_at = np.full(num_places, -np.inf)
+        self._next = [0, 0]
+        self._num_seen = 0
+        self._errors = (np.inf, np.inf)
+        self._fit: NDArray[np.float64] = np.array(
+            [initial.base, initial.per_token, initial.drafting, initial.per_prompt_token]
+        )
+
+    @property
+    def cost(self) -> StepCost:
+        """The fit now."""
+        base, per_token, drafting, per_prompt_token = self._fit.tolist()
+        return StepCost(
+            base=base, per_token=per_token, drafting=drafting, per_prompt_token=per_prompt_token
+        )
+
+    def observe(self, sample: StepSample) -> float:
+        """Learn from a step. Returns its seconds, cut to what is plausible: a pause in one step
+        says nothing about drafting.
+        """
+        is_drafted = sample.drafting > 0
+        size = _NUM_DRAFTED if is_drafted else _NUM_UNDRAFTED
+        place = self._next[is_drafted] % size + (_NUM_UNDRAFTED if is_drafted else 0)
+        self._next[is_drafted] += 1
+        self._num_seen += 1
+        terms = (1.0, sample.num_tokens, sample.drafting, sample.num_prompt_tokens)
+        self._terms[place] = terms
+        self._seconds[place] = sample.seconds
+        self._seen_at[place] = self._num_seen
+        if self._num_seen <= _NUM_UNDRAFTED or self._num_seen % _REFIT_EVERY == 0:
+            self._refit()
+        expected = float(self._terms[place] @ self._fit)
+        return min(sample.seconds, expected + _FAR * self._errors[is_drafted])
+
+    def _refit(self) -> None:
+        used = self._seen_at > -np.inf
+        terms, seconds = self._terms[used], self._seconds[used]
+        weights = _FORGET ** (self._num_seen - self._seen_at[used])
+        is_drafted = terms[:, 2] > 0
+        sizes = weights @ terms / weights.sum()
+        sizes[sizes == 0] = 1.0
+        terms = terms / sizes
+        kept = self._fit * sizes
+        if self._num_seen == 1:
+            kept *= seconds[0] / max(float(terms[0] @ kept), 1e-12)
+        usual = _median(seconds)
+        fit = kept
+        for _ in range(_ROUNDS):
+            errors = np.abs(seconds - terms @ fit)
+            drafted = _usual_error(errors[is_drafted], usual)
+            undrafted = _usual_error(errors[~is_drafted], usual)
+            far = _FAR * np.where(is_drafted, drafted, undrafted)
+            trust = weights / (1 + (errors / far) ** 2)
+            weighted = terms * trust[:, None]
+            gram = weighted.T @ terms + _KEEP * np.eye(4)
+            fit = np.linalg.solve(gram, weighted.T @ seconds + _KEEP * kept)
+        fit = np.maximum(fit, 0.0)
+        fit[1] = max(fit[1], _SMALLEST_SHARE * usual)
+        self._fit = fit / sizes
+        self._errors = (undrafted, drafted)
+
+
+def _usual_error(errors: NDArray[np.float64], usual: float) -> float:
+    """Of steps of one kind: a standard deviation from the median, so that few can hide in it."""
+    median = _median(errors) if len(errors) else 0.0
+    return max(_MAD_TO_SIGMA * median, _SMALLEST_ERROR * usual)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """The upper one of two; several times faster than numpy's."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])
