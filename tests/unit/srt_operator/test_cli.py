@@ -33,7 +33,7 @@ Srt = Callable[..., Answer]
 
 
 @pytest.fixture
-def srt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Srt:
+def srt(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Srt:
     """Calls `srt` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -43,7 +43,7 @@ def srt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         with pytest.raises(SystemExit) as ended:
             cli.main()
             sys.exit(0)
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         code = ended.value.code
         return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
 
