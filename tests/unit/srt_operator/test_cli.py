@@ -176,6 +176,17 @@ def test_a_report_of_a_run_without_metrics_is_refused(srt: Srt, run: RunLayout) 
     assert srt("get", run.logs).exit_code == 2
 
 
+def test_simulate_passes_its_arguments_on(srt: Srt, tmp_path: Path) -> None:
+    answer = srt("simulate", "none.npz", "--drafter", "none")
+    assert answer.exit_code == 2
+    assert answer.err.startswith("SOURCE 'none.npz' is missing; allowed is an .npz file")
+    line = '{"prompt_token_ids": [1], "response_token_ids": [2, 3, 4]}'
+    (tmp_path / "rollouts.jsonl").write_text(line)
+    answer = srt("simulate", "rollouts.jsonl", "--drafter", "none", "--json")
+    assert answer.exit_code == 0
+    assert '"tokens_per_step": 1.0' in answer.out
+
+
 def test_doctor_says_ok_or_what_to_do(srt: Srt, monkeypatch: pytest.MonkeyPatch) -> None:
     good = doctor.Check("Python", True, "3.11")
     bad = doctor.Check("vLLM", False, "not installed; install it")

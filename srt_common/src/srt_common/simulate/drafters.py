@@ -81,7 +81,7 @@ class NoDrafter(Unshared):
 
 
 class PromptLookup(Unshared):
-    """What followed the last tokens when they last occurred in the rollout itself.
+    """What followed the last tokens where they first occurred in the rollout itself.
 
     Times are of this Python code; vLLM's n-gram drafter is compiled.
     """
@@ -116,26 +116,22 @@ class PromptLookup(Unshared):
 
 
 class _Text:
-    """A conversation with the last two places of each of its n-grams."""
+    """A conversation with the first place of each of its n-grams, as vLLM's drafter takes it."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self._last: dict[tuple[int, ...], int] = {}
-        self._before: dict[tuple[int, ...], int] = {}
+        self._first_end: dict[tuple[int, ...], int] = {}
 
     def extend(self, token_ids: Sequence[int]) -> None:
         for token_id in token_ids:
             self.tokens.append(token_id)
             for length in range(MIN_NGRAM, min(MAX_NGRAM, len(self.tokens)) + 1):
-                ngram = tuple(self.tokens[-length:])
-                if ngram in self._last:
-                    self._before[ngram] = self._last[ngram]
-                self._last[ngram] = len(self.tokens)
+                self._first_end.setdefault(tuple(self.tokens[-length:]), len(self.tokens))
 
     def follow(self, limit: int) -> list[int]:
-        """What came after the last tokens, where they occurred before."""
+        """What came after the last tokens where they occurred first."""
         for length in range(MAX_NGRAM, MIN_NGRAM - 1, -1):
-            end = self._before.get(tuple(self.tokens[-length:]))
-            if end is not None and limit > 0:
+            end = self._first_end.get(tuple(self.tokens[-length:]), len(self.tokens))
+            if end < len(self.tokens):
                 return self.tokens[end : end + limit]
         return []

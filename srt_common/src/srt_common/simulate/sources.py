@@ -127,8 +127,26 @@ def _fault_of(arrays: Arrays) -> str:
             return f"damaged: {name} must hold 0 to {limit - 1}"
     if np.any(np.diff(arrays["seg_traj"]) < 0):
         return "damaged: seg_traj must ascend"
-    if "row_off" in arrays and not _spans(arrays["row_off"], len(arrays.get("row_id", ()))):
-        return "damaged: row_off must ascend from 0 to the length of row_id"
+    return _length_fault_of(arrays)
+
+
+def _length_fault_of(arrays: Arrays) -> str:
+    num_rollouts, num_segments = len(arrays["traj_prompt"]), len(arrays["seg_traj"])
+    lengths = {
+        "traj_policy": num_rollouts,
+        "seg_off": num_segments + 1,
+        "seg_gen": num_segments,
+    }
+    if all(name in arrays for name in _ROW_ARRAYS):
+        if not _spans(arrays["row_off"], len(arrays["row_id"])):
+            return "damaged: row_off must ascend from 0 to the length of row_id"
+        num_generated = int(np.diff(arrays["seg_off"])[arrays["seg_gen"] == 1].sum())
+        lengths |= {"row_off": num_generated + 1, "row_p": len(arrays["row_id"])}
+    if "traj_exact" in arrays:
+        lengths["traj_exact"] = num_rollouts
+    for name, length in lengths.items():
+        if len(arrays[name]) != length:
+            return f"damaged: {name} must have {length} entries"
     return ""
 
 
