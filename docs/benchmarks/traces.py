@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from context import describe, page
@@ -143,9 +143,71 @@ def folder_option(parser: argparse.ArgumentParser, name: str, variable: str) -> 
     )
 
 
+@dataclass(frozen=True)
+class Tables:
+    """All that was measured."""
+
+    traces: Sequence[Trace]
+    exact: Sequence[Measured]
+    text: Sequence[Measured]
+    replicas: Sequence[Measured]
+
+
+def measure_all(testbed: Sequence[Trace], traces: Sequence[Trace]) -> Tables:
+    """Every setting on every source it is for."""
+    exact = [it for trace in testbed for it in measure(trace, EXACT_SETTINGS)]
+    text = [it for trace in traces for it in measure(trace, TEXT_SETTINGS)]
+    single_turn = [it for it in traces if all(len(r.turns) == 1 for r in it.rollouts)]
+    cuts = [first_epochs(trace) for trace in single_turn]
+    replicas = [it for trace in cuts for it in measure(trace, REPLICA_SETTINGS)]
+    return Tables(traces, exact, text, replicas)
+
+
+def page_lines(tables: Tables, plot: str) -> list[str]:
+    """The page."""
+    return [
+        "# Recorded rollouts: SRT beside suffix decoding and prompt lookup",
+        "",
+        describe("make bench"),
+        "Peer: arctic-inference 0.3.0 with vLLM's defaults, called as vLLM calls it. Arms of a "
+        "setting take each batch of 32 rollouts in turn; times are process CPU time, of taking in "
+        "and of proposing apart, at the speed of a machine whose cores were shared. In exact "
+        "replays proposing includes coupling the draft with the text.",
+        "",
+        f"![tokens per step, sharing, cost]({plot})",
+        "",
+        "## Against the targets",
+        "",
+        *target_table([*tables.exact, *tables.text], tables.replicas),
+        "",
+        "## Testbed: exact-p replay, sampled drafts",
+        "",
+        *quality_table(tables.exact),
+        "",
+        "## Text traces: point-mass drafts",
+        "",
+        "`equal drafts`: srt's survival limit is steered so that it drafts as many tokens a step "
+        "as suffix.",
+        "",
+        *quality_table(tables.text),
+        "",
+        "## Replicas",
+        "",
+        f"The first {REPLICA_EPOCHS} samples of each prompt, at most {REPLICA_ROLLOUTS} rollouts; "
+        "32 rollouts in flight over all replicas, random routing.",
+        "",
+        *replica_table(tables.replicas),
+        "",
+        "## Turns",
+        "",
+        *turn_table(tables.text, tables.traces),
+        "",
+    ]
+
+
 def main() -> int:
     """Measure and write the pages."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Recorded rollouts, ours beside the peer's.")
     folder_option(parser, "--traces", "SRT_TRACES")
     folder_option(parser, "--testbed", "SRT_TESTBED")
     parser.add_argument("--out", type=Path, default=page("traces", ".md"))
@@ -153,54 +215,10 @@ def main() -> int:
     if options.traces is None or options.testbed is None:
         sys.stdout.write("skipped traces: give --traces and --testbed, folders of npz files\n")
         return 0
-    testbed, traces = sources(options.testbed), sources(options.traces)
-    exact = [it for trace in testbed for it in measure(trace, EXACT_SETTINGS)]
-    text = [it for trace in traces for it in measure(trace, TEXT_SETTINGS)]
-    single_turn = [it for it in traces if all(len(r.turns) == 1 for r in it.rollouts)]
-    replicas = [
-        replace(it, source=trace.name)
-        for trace in single_turn
-        for it in measure(first_epochs(trace), REPLICA_SETTINGS)
-    ]
+    tables = measure_all(sources(options.testbed), sources(options.traces))
     plot = options.out.with_suffix(".svg")
-    draw(exact, text, replicas, plot)
-    lines = [
-        "# Recorded rollouts: SRT beside suffix decoding and prompt lookup",
-        "",
-        describe("make bench"),
-        "Peer: arctic-inference 0.3.0 with vLLM's defaults, called as vLLM calls it. Arms of a "
-        "setting take each batch of 32 rollouts in turn; times are process CPU time, of taking in "
-        "and of proposing apart, at the speed of a machine whose cores were shared.",
-        "",
-        f"![tokens per step, sharing, cost]({plot.name})",
-        "",
-        "## Against the targets",
-        "",
-        *target_table([*exact, *text], replicas),
-        "",
-        "## Testbed: exact-p replay, sampled drafts",
-        "",
-        *quality_table(exact),
-        "",
-        "## Text traces: point-mass drafts",
-        "",
-        "`equal drafts`: srt's survival limit is steered so that it drafts as many tokens a step "
-        "as suffix.",
-        "",
-        *quality_table(text),
-        "",
-        "## Replicas",
-        "",
-        f"The first {REPLICA_EPOCHS} samples of each prompt, at most {REPLICA_ROLLOUTS} rollouts; "
-        "32 rollouts in flight over all replicas, random routing.",
-        "",
-        *replica_table(replicas),
-        "",
-        "## Turns",
-        "",
-        *turn_table(text, traces),
-        "",
-    ]
+    draw(tables.exact, tables.text, tables.replicas, plot)
+    lines = page_lines(tables, plot.name)
     options.out.write_text("\n".join(lines))
     sys.stdout.write("\n".join(lines) + f"\nwrote {options.out} and {plot}\n")
     return 0

@@ -1,4 +1,4 @@
-"""Drafts coupled with recorded text follow their q; they are accepted with the overlap of p and q."""
+"""Drafts coupled with recorded text follow q and are accepted with the overlap of p and q."""
 
 from __future__ import annotations
 
