@@ -70,4 +70,5 @@ def _bars(panel: Any, bars: Sequence[Bar], title: str) -> None:
     panel.set_title(title, fontsize=10)
     panel.set_xticks(range(len(groups)), groups, fontsize=6)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(fontsize=7, frameon=False)
+    if arms:
+        panel.legend(fontsize=7, frameon=False)

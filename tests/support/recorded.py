@@ -72,6 +72,7 @@ def replayed(
     recorded: Trace,
     batches: Sequence[Sequence[Rollout]],
     *,
+    history: Sequence[Rollout] = (),
     cost: CostModel = COST,
     first_token_counts: bool = False,
 ) -> Tally:
@@ -79,7 +80,7 @@ def replayed(
     setting = Setting(cost, 0.0, is_shared=False, first_token_counts=first_token_counts, seed=0)
     replica = Replica(make_drafter(), FixedBudget(16, 0.1))
     arm = Arm("arm", recorded, setting, lambda: [replica])
-    arm.begin(())
+    arm.begin(history)
     for batch in batches:
         arm.run(batch)
     return arm.end().tally

@@ -122,10 +122,12 @@ class Arm:
         )
         return max(seconds)
 
-    def _open(self, replica: Replica, rollout: Rollout, turn: int) -> None:
+    def _open(self, replica: Replica, rollout: Rollout, turn: int, conversation: int = 0) -> None:
+        """Start a turn; 0: of a conversation of its own."""
         self._num_rows += 1
         prompt = self._trace.prompts[rollout.prompt_index]
-        row = Row(self._num_rows, id(rollout), prompt, rollout, rollout.turns[turn])
+        conversation = conversation or self._num_rows
+        row = Row(self._num_rows, conversation, prompt, rollout, rollout.turns[turn])
         replica.drafter.open(row)
         if not self._setting.first_token_counts:
             row.prefill()
@@ -135,9 +137,11 @@ class Arm:
         """A rollout of the past, as if some replica had sampled it without drafting."""
         replica = self._random.choice(self._replicas)
         limits = replica.budget.limits(1)._replace(max_draft_tokens=0)
+        conversation = 0
         for turn in range(len(rollout.turns)):
-            self._open(replica, rollout, turn)
+            self._open(replica, rollout, turn, conversation)
             row = replica.rows.pop()
+            conversation = row.conversation
             row.new_tokens, row.at = row.text, row.turn.end
             replica.drafter.step([row], limits)
             replica.drafter.close(row)
@@ -156,7 +160,8 @@ class Arm:
             if row.is_done:
                 replica.drafter.close(row)
                 if not row.is_last_turn:
-                    self._open(replica, row.rollout, row.rollout.turns.index(row.turn) + 1)
+                    turn = row.rollout.turns.index(row.turn) + 1
+                    self._open(replica, row.rollout, turn, row.conversation)
         self._publish(replica)
 
     def _verify(self, replica: Replica) -> None:

@@ -47,7 +47,7 @@ def show(console: Console, trace: Trace, options: Options, outcomes: Mapping[str
     """Print what was replayed, what came out, and what to expect of the machine described."""
     cost = options.cost
     machine = f"{cost.c0_seconds * 1e3:g} ms + n x {cost.c1_seconds * 1e3:g} ms"
-    console.print(_title(trace, options), markup=False, highlight=False)
+    console.print(_title(trace, options), markup=False, highlight=False, soft_wrap=True)
     console.print(_table("replayed", _LINES, outcomes))
     console.print(_table(f"a step of n tokens takes {machine}", _EXPECTED, outcomes))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srt_common.simulate.budget import CostModel
-from srt_common.simulate.drafters import NoDrafter
+from srt_common.simulate.drafters import NoDrafter, PromptLookup
 from srt_common.simulate.replay import batches, exact_episodes
 from srt_common.simulate.trace import PolicyRows, Rollout, Trace
 from support.recorded import Scripted, replayed, rollout, single, trace
@@ -86,10 +86,19 @@ def test_every_turn_starts_from_all_text_before_it_and_has_its_own_prefill() -> 
     assert not any(drafter.is_open.values())
 
 
+def test_the_same_rollout_twice_in_a_batch_is_two_conversations() -> None:
+    turns = rollout(([1, 2], True), ([50], False), ([3, 4], True))
+    tally = replayed(PromptLookup, trace(turns), [[turns, turns]])
+    assert tally.num_tokens == 4
+
+
 def test_history_is_told_but_not_decoded() -> None:
+    turns = rollout(([1, 2], True), ([50], False), ([3, 4], True))
     drafter = Scripted(4, 0)
-    tally = replayed(lambda: drafter, trace(ELEVEN), [])
-    assert tally.num_request_steps == 0 and drafter.told == {}
+    tally = replayed(lambda: drafter, trace(turns), [], history=[turns])
+    assert tally.num_request_steps == 0
+    assert drafter.told == {1: [1000, 1, 2], 2: [1000, 1, 2, 50, 3, 4]}
+    assert not any(drafter.is_open.values())
 
 
 @pytest.mark.parametrize(("size", "expected"), [(2, [2, 2, 1]), (5, [5]), (9, [5])])
