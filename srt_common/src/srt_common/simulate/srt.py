@@ -21,6 +21,7 @@ from srt_common.simulate.trace import (
     Trace,
 )
 from srt_common.tree import (
+    FLAG_OBSERVATION,
     LANE_POLICY,
     MODE_POINT_MASS,
     MODE_SAMPLED,
@@ -45,6 +46,7 @@ class Srt:
         self._stop_tokens = trace.stop_token_ids
         self._is_coupled = trace.rows is not None
         self._mode = MODE_SAMPLED if self._is_coupled else MODE_POINT_MASS
+        self._num_generated = 0
         self._handles: dict[int, int] = {}
         self._drafts: dict[int, tuple[IntArray, FloatArray]] = {}
         """q of each row's last draft: token ids and probabilities [D, 8]."""
@@ -101,6 +103,7 @@ class Srt:
         start = cpu_ns()
         self.forest.step(handles, offsets, new_tokens, verified, overlap, *soft, caps, 0.0)
         self.timing.inserted(cpu_ns() - start, len(new_tokens))
+        self._num_generated += len(new_tokens)
 
     def _draft(self, rows: Sequence[Row], handles: NDArray[np.uint64], limits: Limits) -> Drafts:
         nothing = np.zeros(len(rows) + 1, np.int32)
@@ -122,15 +125,15 @@ class Srt:
 
     def apply(self, updates: Sequence[Update]) -> None:
         """As tree sync applies the log."""
-        num_tokens = sum(len(update[7]) // 3 for update in updates)
+        counts = [(len(tokens) // 3, flags) for *_, flags, tokens, _ in updates]
         start = cpu_ns()
         self.forest.apply(updates, 1 << 30)
-        self.timing.inserted(cpu_ns() - start, num_tokens)
+        self.timing.inserted(cpu_ns() - start, sum(count for count, _ in counts))
+        self._num_generated += sum(count for count, flags in counts if flags != FLAG_OBSERVATION)
 
     def held(self) -> Held:
-        """By the forest's own counters."""
-        stats = self.forest.stats()
-        return Held(stats.num_tokens, stats.memory_bytes)
+        """Generated tokens; bytes by the forest's own counter, observations included."""
+        return Held(self._num_generated, self.forest.memory_bytes())
 
     # -- what a verifier with the policy's distributions would return ------------------------------
     def _overlap(self, rows: Sequence[Row]) -> FloatArray:

@@ -84,6 +84,7 @@ def test_turns_and_observations_reach_a_drafter(name: str) -> None:
     account = played(trace(*[turns] * 4), batch_size=1)[name]
     assert account.tally.num_tokens == 4 * (19 + 29)
     assert sum(timing.num_opened for timing in account.timings) == 8
+    assert account.held.num_tokens == 4 * (20 + 30)  # observations are not counted
 
 
 @pytest.mark.timeout(120)

@@ -11,7 +11,7 @@ from srt_common.simulate.budget import FixedBudget, Limits
 from srt_common.simulate.replay import Arm, Replica, Setting
 from srt_common.simulate.row import Row
 from srt_common.tree import Update
-from support.recorded import COST, Scripted, single, trace
+from support.recorded import COST, Scripted, rollout, single, trace
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
 
@@ -24,8 +24,8 @@ def tokens_per_step(**options: object) -> float:
     chosen = Options(num_replicas=4, min_survival=0.0, **options)  # type: ignore[arg-type]
     arm = make_arm("srt", recorded, chosen, Target())
     arm.begin(())
-    for rollout in recorded.rollouts:
-        arm.run([rollout])
+    for it in recorded.rollouts:
+        arm.run([it])
     return arm.end().tally.tokens_per_step
 
 
@@ -39,8 +39,9 @@ def test_a_delay_beyond_the_replay_is_as_good_as_private_trees() -> None:
     assert tokens_per_step(is_shared=True, publish_delay_seconds=1e6) == private
 
 
-def test_replicas_hold_what_they_shared() -> None:
-    recorded = trace(*[single(TEXT)] * 8)
+def test_replicas_hold_what_they_shared_observations_not_counted() -> None:
+    turns = rollout((TEXT[:8], True), ([70, 71], False), (TEXT[8:], True))
+    recorded = trace(*[turns] * 8)
     options = Options(num_replicas=2, publish_delay_seconds=0.0)
     arm = make_arm("srt", recorded, options, Target())
     arm.begin(recorded.rollouts[:4])
