@@ -69,6 +69,7 @@ def _bars(panel: Any, bars: Sequence[Bar], title: str) -> None:
         panel.bar_label(drawn, fmt="%.2f", fontsize=6)
     panel.set_title(title, fontsize=10)
     panel.set_xticks(range(len(groups)), groups, fontsize=6)
+    panel.margins(y=0.2)  # room for the legend
     panel.spines[["top", "right"]].set_visible(False)
     if arms:
-        panel.legend(fontsize=7, frameon=False)
+        panel.legend(fontsize=7, frameon=False, ncols=len(arms), loc="upper right")
