@@ -51,8 +51,9 @@ types: install ## mypy --strict and stubtest
 	$(BIN)/mypy srt_common/src services/trainer/src services/rollout/src services/tree_cache/src services/runahead/src operator/srt_operator tests
 	$(BIN)/python -m mypy.stubtest srt_common.tree._tree
 
-bench: install ## what the trees cost: drafting, inserting, memory, snapshots
+bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED) beside the peer's
 	$(BIN)/python docs/benchmarks/trees.py
+	$(BIN)/python docs/benchmarks/traces.py
 
 bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
 	$(BIN)/python docs/benchmarks/learning.py

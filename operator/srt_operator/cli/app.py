@@ -35,10 +35,25 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
             "srt verify docs/examples/tiny-math/model --full",
         ),
     ),
+    "simulate": (
+        tools.simulate,
+        (
+            "srt simulate runs/tiny-math",
+            "srt simulate rollouts.jsonl --drafter srt --drafter suffix --c0-ms 8 --c1-ms 0.02",
+            "srt simulate rollouts.npz --replicas 8 --publish-delay 0.2 --json",
+        ),
+    ),
 }
 """What each command calls, and examples of its use."""
 
-_PASSED_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+PASSED_ON: Final = ("verify", "simulate")
+"""Commands whose arguments, --help among them, another process reads."""
+
+_PASSED_ON: Final[dict[str, Any]] = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
 
 
 def make_app() -> typer.Typer:
@@ -52,7 +67,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for name, (command, examples) in COMMANDS.items():
-        settings = _PASSED_ON if name == "verify" else {}
+        settings = _PASSED_ON if name in PASSED_ON else {}
         epilog = "\n\n".join(("Examples:", *(f"  {line}" for line in examples)))
         app.command(name, epilog=epilog, context_settings=settings)(command)
     return app

@@ -1,4 +1,4 @@
-"""`srt doctor`, `srt verify`, `srt report`: tools around runs."""
+"""`srt doctor`, `srt verify`, `srt simulate`, `srt report`: tools around runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,16 @@ def verify(context: typer.Context) -> None:
 
     Everything after `verify` is passed on: srt verify MODEL --full. Exit 1: it is biased.
     """
-    raise typer.Exit(asyncio.run(_run_module("srt_rollout.verify", context.args)))
+    raise typer.Exit(_pass_on("srt_rollout.verify", context))
+
+
+def simulate(context: typer.Context) -> None:
+    """Replay recorded rollouts and say what drafting would gain; no model runs.
+
+    Everything after `simulate` is passed on; srt simulate --help lists it. SOURCE is an .npz
+    trace, a run folder or .jsonl of token ids.
+    """
+    raise typer.Exit(_pass_on("srt_common.simulate", context))
 
 
 def report(run: RunFolder) -> None:
@@ -63,6 +72,14 @@ def show_outcome(console: Console, layout: RunLayout) -> bool:
         if text:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     return True
+
+
+def _pass_on(module: str, context: typer.Context) -> int:
+    """Run a module with the command's arguments; its help gets our examples."""
+    exit_code = asyncio.run(_run_module(module, context.args))
+    if "--help" in context.args:
+        typer.echo(f"\n{context.command.epilog}")
+    return exit_code
 
 
 async def _run_module(module: str, arguments: list[str]) -> int:

@@ -33,7 +33,7 @@ Srt = Callable[..., Answer]
 
 
 @pytest.fixture
-def srt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Srt:
+def srt(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Srt:
     """Calls `srt` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -43,7 +43,7 @@ def srt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         with pytest.raises(SystemExit) as ended:
             cli.main()
             sys.exit(0)
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         code = ended.value.code
         return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
 
@@ -174,6 +174,17 @@ def test_a_report_of_a_run_without_metrics_is_refused(srt: Srt, run: RunLayout) 
     assert answer.exit_code == 2
     assert "no metrics yet" in answer.err
     assert srt("get", run.logs).exit_code == 2
+
+
+def test_simulate_passes_its_arguments_on(srt: Srt, tmp_path: Path) -> None:
+    answer = srt("simulate", "none.npz", "--drafter", "none")
+    assert answer.exit_code == 2
+    assert answer.err.startswith("SOURCE 'none.npz' is missing; allowed is an .npz file")
+    line = '{"prompt_token_ids": [1], "response_token_ids": [2, 3, 4]}'
+    (tmp_path / "rollouts.jsonl").write_text(line)
+    answer = srt("simulate", "rollouts.jsonl", "--drafter", "none", "--json")
+    assert answer.exit_code == 0
+    assert '"tokens_per_step": 1.0' in answer.out
 
 
 def test_doctor_says_ok_or_what_to_do(srt: Srt, monkeypatch: pytest.MonkeyPatch) -> None:

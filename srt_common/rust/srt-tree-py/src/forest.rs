@@ -7,13 +7,20 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList};
-use srt_tree::{Config, Forest as Trees, OwnedUpdate, RowId, RowRequest, Step};
+use srt_tree::{Config, Forest as Trees, OwnedUpdate, Recorded, RowId, RowRequest, Step};
 
 use crate::convert::{self, FLAG_OBSERVATION, PyUpdate, UpdateTuple, integer, raise, slice};
 use crate::readings::{Drafts, ForestStats, PromptStats, RowStats};
 
 type UpdateFields<'py> =
     (Bound<'py, PyBytes>, u64, usize, u32, u8, u32, u8, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+type RecordedArrays<'py> = (
+    PyReadonlyArray1<'py, i32>,
+    PyReadonlyArray1<'py, i32>,
+    PyReadonlyArray1<'py, i32>,
+    PyReadonlyArray1<'py, i32>,
+    PyReadonlyArray1<'py, f32>,
+);
 type UsedFields<'py> = (Bound<'py, PyBytes>, u64, Bound<'py, PyArray1<i32>>);
 
 /// The trees of one engine or of one tree cache replica.
@@ -233,6 +240,8 @@ impl Forest {
         self.work(py, |trees| trees.close_row(row)).map(RowStats)
     }
 
+    #[pyo3(signature = (rows, new_offsets, new_tokens, num_verified, overlap, soft_offsets,
+        soft_token_ids, soft_probs, max_draft_tokens, min_survival, recorded = None))]
     #[expect(clippy::too_many_arguments, reason = "arguments of the Python signature")]
     fn step(
         &self,
@@ -247,6 +256,7 @@ impl Forest {
         soft_probs: PyReadonlyArray1<'_, f32>,
         max_draft_tokens: PyReadonlyArray1<'_, i32>,
         min_survival: f64,
+        recorded: Option<RecordedArrays<'_>>,
     ) -> PyResult<Drafts> {
         let step = Step {
             rows: slice("rows", &rows)?,
@@ -260,7 +270,20 @@ impl Forest {
             max_draft_tokens: slice("max_draft_tokens", &max_draft_tokens)?,
             min_survival,
         };
-        let drafts = self.work(py, |trees| trees.step(&step))?;
+        let drafts = match &recorded {
+            None => self.work(py, |trees| trees.step(&step)),
+            Some((offsets, tokens, target_offsets, target_ids, target_probs)) => {
+                let targets = (
+                    slice("target_offsets", target_offsets)?,
+                    slice("target_token_ids", target_ids)?,
+                    slice("target_probs", target_probs)?,
+                );
+                let (offsets, tokens) = (slice("offsets", offsets)?, slice("tokens", tokens)?);
+                let text = Recorded::new(step.rows, offsets, tokens, targets);
+                let mut text = text.map_err(|error| raise(&error))?;
+                self.work(py, |trees| trees.step_with(&step, &mut text))
+            }
+        }?;
         Drafts::new(py, drafts)
     }
 

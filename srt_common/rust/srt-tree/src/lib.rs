@@ -9,6 +9,7 @@
 //! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `soft` |
 //! | what follows a context | `candidates`, `estimate`, `tables`, `draft` |
 //! | what engines call | `forest`, `step`, `row`, `memory`, `early`, `outbox` |
+//! | what replays add | `recorded` |
 //! | what lasts | `packed`, `snapshot`, `check` |
 //!
 //! Source: SRT, arXiv 2601.09083; the verification that keeps drafts exact is speculative sampling,
@@ -31,6 +32,7 @@ mod origin;
 mod outbox;
 pub mod packed;
 mod recency;
+mod recorded;
 mod rng;
 mod row;
 mod snapshot;
@@ -49,6 +51,7 @@ pub use origin::{
     Lane, MAX_SEQUENCE_TOKENS, Origin, PromptKey, RowId, SequenceId, Source, TOKEN_LIMIT, TokenId,
 };
 pub use outbox::OwnedUpdate;
+pub use recorded::Recorded;
 pub use rng::Rng;
 pub use row::RowRequest;
 pub use snapshot::SNAPSHOT_VERSION;

@@ -11,7 +11,7 @@ from srt_common.tree._tree import (
     SNAPSHOT_VERSION,
     Drafts,
 )
-from srt_common.tree.forest import PromptForest, Update
+from srt_common.tree.forest import PromptForest, Recorded, Update
 from srt_common.tree.packed import (
     pack_soft_targets,
     pack_tokens,
@@ -33,6 +33,7 @@ __all__ = [
     "ForestStats",
     "PromptForest",
     "PromptStats",
+    "Recorded",
     "RowStats",
     "Update",
     "pack_soft_targets",

@@ -41,6 +41,11 @@ __all__ = [
 _Update: TypeAlias = tuple[bytes, int, int, int, int, int, int, bytes, bytes]
 """(prompt_key, sequence_id, offset, policy_version, lane, engine_id, flags, tokens, soft)."""
 
+_Recorded: TypeAlias = tuple[
+    NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]
+]
+"""(offsets [B+1], tokens [T], target offsets [T+1], target token ids [M], target probs [M])."""
+
 LANE_POLICY: Final[int]
 LANE_RUN_AHEAD: Final[int]
 FLAG_OBSERVATION: Final[int]
@@ -290,6 +295,7 @@ class Forest:
         soft_probs: NDArray[np.float32],
         max_draft_tokens: NDArray[np.int32],
         min_survival: float,
+        recorded: _Recorded | None = None,
     ) -> Drafts:
         """One engine step for B rows: take what they sampled, learn from it, draft what comes next.
 
@@ -313,6 +319,9 @@ class Forest:
             max_draft_tokens: [B] upper bound of each row's draft, 0..128; 0 means no draft.
             min_survival: a draft ends before the position whose calibrated survival would fall
                 below it.
+            recorded: replays only: what is known to follow each row's text once ``new_tokens`` are
+                in, with the policy's distributions. Drafts are coupled with it: each still follows
+                its q, and is accepted exactly when it equals the recorded token.
         """
     def drain(self, max_tokens: int) -> list[_Update]:
         """Take what open and closed rows appended since the last call, oldest first, until

@@ -26,6 +26,9 @@ FloatArray: TypeAlias = NDArray[np.float32]
 Update: TypeAlias = tuple[bytes, int, int, int, int, int, int, bytes, bytes]
 """(prompt_key, sequence_id, offset, policy_version, lane, engine_id, flags, tokens, soft)."""
 
+Recorded: TypeAlias = tuple[IntArray, IntArray, IntArray, IntArray, FloatArray]
+"""(offsets [B+1], tokens [T], target offsets [T+1], target token ids [M], target probs [M])."""
+
 
 @contextmanager
 def _refusals(operation: str) -> Iterator[None]:
@@ -172,8 +175,12 @@ class PromptForest:
         soft_probs: FloatArray,
         max_draft_tokens: IntArray,
         min_survival: float,
+        recorded: Recorded | None = None,
     ) -> _tree.Drafts:
-        """One engine step for B rows: take what they sampled, learn from it, draft what follows."""
+        """One engine step for B rows: take what they sampled, learn from it, draft what follows.
+
+        With ``recorded`` (replays) the drafts are coupled with the text that follows.
+        """
         try:
             return self._native.step(
                 rows,
@@ -186,6 +193,7 @@ class PromptForest:
                 soft_probs,
                 max_draft_tokens,
                 min_survival,
+                recorded,
             )
         except ValueError as error:
             raise TreeError(operation="step", reason=str(error)) from error
