@@ -4,8 +4,6 @@
 //! * Everything is checked before anything changes: a call that fails changed nothing.
 //! * What memory cannot take is refused quietly and counted; drafting goes on.
 
-use std::collections::HashMap;
-
 use hashbrown::HashMap as CountedMap;
 
 use crate::early::{Early, Waiting};
@@ -79,7 +77,7 @@ pub struct Forest {
     pub(crate) early: Early,
     pub(crate) outbox: Outbox,
     pub(crate) used: UsedLog,
-    pub(crate) rows: HashMap<RowId, Row>,
+    pub(crate) rows: CountedMap<RowId, Box<Row>, IdHasher>,
     pub(crate) next_row: u64,
     pub(crate) num_steps: u64,
     pub(crate) tables: Tables,
@@ -111,11 +109,11 @@ impl Forest {
             early: Early::new(config.max_early_tokens),
             outbox: Outbox::new(config.max_outbox_tokens),
             used: UsedLog::new(config.max_outbox_tokens),
-            rows: HashMap::new(),
+            rows: CountedMap::default(),
             next_row: 1,
             num_steps: 0,
             tables: Tables::new(),
-            estimator: Estimator::default(),
+            estimator: Estimator::new(),
             totals: RowStats::default(),
             num_refused: 0,
             num_evicted: 0,

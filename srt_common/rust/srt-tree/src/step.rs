@@ -70,7 +70,7 @@ impl Forest {
             lane: request.lane,
             engine_id: self.config.engine_id,
         };
-        let mut row = Row {
+        let mut row = Box::new(Row {
             prompt_key: key,
             tree: self.keys.get(&key).copied(),
             sequence_id: id,
@@ -85,7 +85,7 @@ impl Forest {
             draft: Draft::default(),
             stats: RowStats::default(),
             last_step: 0,
-        };
+        });
         row.extend_tail(&prompt);
         row.extend_tail(&context);
         if let Some(tree) = row.tree.and_then(|slot| self.trees[slot as usize].as_deref_mut()) {
@@ -246,7 +246,8 @@ impl Forest {
         };
         let engine_id = self.config.engine_id;
         let drafts = Drafts { offsets: vec![0], ..Drafts::default() };
-        let mut drafter = Drafter { view, engine_id, estimator: &mut self.estimator, draw, drafts };
+        let (estimator, context) = (&mut self.estimator, Vec::new());
+        let mut drafter = Drafter { view, engine_id, estimator, draw, drafts, context };
         for (&id, &max_tokens) in step.rows.iter().zip(step.max_draft_tokens) {
             let Some(row) = self.rows.get_mut(&RowId(id)) else { continue };
             let mut stats = RowStats { num_steps: 1, ..RowStats::default() };

@@ -25,7 +25,7 @@ use crate::stats::PromptStats;
 const PROMPT_WEIGHT: f32 = 0.3;
 
 /// Deterministic hashing of ids, which are digests or random already.
-pub(crate) type IdHasher = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+pub(crate) type IdHasher = foldhash::fast::FixedState;
 
 /// One sequence of a tree.
 #[derive(Debug)]
