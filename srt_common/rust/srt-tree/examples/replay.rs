@@ -194,6 +194,7 @@ fn open(bed: &Testbed, forest: &mut Forest, t: usize) -> Result<Reply, Box<dyn E
         prompt,
         context: &[],
         sequence_id: SequenceId(t as u64),
+        previous: None,
         policy_version: bed.steps[t],
         lane: Lane::Policy,
         mode: Mode::Sampled,

@@ -345,7 +345,7 @@ impl Forest {
         self.trees[*self.keys.get(&key)? as usize].as_deref()
     }
 
-    fn tree_mut(&mut self, key: PromptKey) -> Option<&mut Tree> {
+    pub(crate) fn tree_mut(&mut self, key: PromptKey) -> Option<&mut Tree> {
         self.trees[*self.keys.get(&key)? as usize].as_deref_mut()
     }
 

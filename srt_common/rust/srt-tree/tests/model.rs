@@ -100,6 +100,7 @@ impl World {
             prompt: &PROMPT,
             context: &context,
             sequence_id: id,
+            previous: None,
             policy_version: 2,
             lane: Lane::Policy,
             mode,
