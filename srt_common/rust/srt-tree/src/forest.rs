@@ -24,6 +24,9 @@ use crate::stats::{ForestStats, PromptStats, RowStats};
 use crate::tables::Tables;
 use crate::tree::{Destination, IdHasher, Tree};
 
+/// Nodes of the index swept for each token that comes in: faster than they can become stale.
+const SWEPT_PER_TOKEN: usize = 16;
+
 /// Settings of a forest.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -70,6 +73,8 @@ pub struct Forest {
     pub(crate) trees: Trees,
     pub(crate) free_slots: Vec<u32>,
     pub(crate) retired_slots: Vec<u32>,
+    /// How many of them the sweep going on makes free.
+    pub(crate) num_swept_slots: usize,
     pub(crate) recency: Recency,
     pub(crate) index: GlobalIndex,
     /// Bytes of the trees.
@@ -103,6 +108,7 @@ impl Forest {
             trees: Vec::new(),
             free_slots: Vec::new(),
             retired_slots: Vec::new(),
+            num_swept_slots: 0,
             recency: Recency::new(),
             index: GlobalIndex::new(mix(config.seed)),
             tree_bytes: 0,
@@ -170,6 +176,7 @@ impl Forest {
             let to = Destination { id, origin, is_observation };
             num_new += self.extend_by(key, to, waiting.offset, &packed);
         }
+        self.sweep(num_new * SWEPT_PER_TOKEN);
         Ok(num_new)
     }
 

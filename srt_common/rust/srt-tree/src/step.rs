@@ -9,6 +9,7 @@ use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
 use crate::error::{Result, TreeError};
 use crate::estimate::View;
 use crate::forest::{Forest, check_token_ids, token_ids};
+use crate::memory::SLICE;
 use crate::origin::{Origin, PromptKey, RowId, SequenceId, TokenId};
 use crate::rng::{Rng, mix};
 use crate::row::{Row, RowRequest};
@@ -173,6 +174,7 @@ impl Forest {
         for i in order {
             self.take_in(step, i, verified_offsets[i]);
         }
+        self.sweep(SLICE);
         Ok(self.propose(step, draw))
     }
 
