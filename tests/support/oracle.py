@@ -1,7 +1,8 @@
 """A forest that is obviously right: lists and dicts, written from the definitions, never from the
 native code.
 
-* Statistics: context counts over the candidates of recency chains of orders 2, 4 and 8.
+* Statistics: context counts over the candidates of recency chains of orders 2, 4 and 8, read only
+  while no candidate of the position before goes on and enough of q is still to be given away.
 * Estimate: Jelinek-Mercer interpolation from low orders to high, all prompts before the own one.
 * Calibration: mean acceptance per (count, order, confidence) cell, one table a way of drafting.
 """
@@ -17,13 +18,16 @@ import numpy as np
 Pairs = Sequence[tuple[int, int]]
 """Soft targets of a position: (token, 8-bit code)."""
 
-ORDERS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+ORDERS = (2, 3, 4, 6, 8, 12, 16)
 CHAIN_ORDERS = (8, 4, 2)
 LIMITS = {"G": 8, "L": 16}
 PROMPT_WEIGHT = 0.3
 HARD_GAMMA = 1.5
 MAX_Q = 8
-MIN_SURVIVORS = 2
+GLOBAL_RARITY = 4
+WORTH_READING = 0.1
+NEGLIGIBLE = {True: 0.005, False: 0.02}
+"""By whether drafts are sampled."""
 NEARLY = 1e-4
 """Keeps sums that should meet a cell's edge from falling short of it by rounding."""
 
@@ -61,6 +65,16 @@ class Position:
 class Tree:
     prompt: Text | None = None
     texts: dict[int, Text] = field(default_factory=dict)
+
+
+@dataclass
+class Search:
+    """What was found in one scope: (tokens that agree, position), best first."""
+
+    found: list[tuple[int, Position]]
+    max_recent: int
+    floor: int = 0
+    """Shorter matches may still be looked for."""
 
 
 @dataclass(frozen=True)
@@ -246,19 +260,20 @@ class OracleForest:
             chain[:] = [position for position in chain if id(position.text) not in gone]
 
     # -- what follows a context --------------------------------------------------------------------
-    def candidates(
-        self, scope: str, key: bytes, context: Sequence[int]
-    ) -> list[tuple[int, Position]]:
-        """(tokens that agree, position), best first; equals in the order of reading."""
-        found: list[tuple[int, Position]] = []
-        for order in CHAIN_ORDERS:
-            if order > len(context):
-                continue
-            chain = self.chains.get((key if scope == "L" else "all", tuple(context[-order:])), [])
-            for position in reversed(chain[-self.max_recent :]):
-                if position not in [known for _, known in found]:
-                    found.append((self._agreement(position, context, LIMITS[scope]), position))
-        return sorted(found, key=lambda it: -it[0])
+    def read(
+        self, scope: str, key: bytes, context: Sequence[int], order: int, search: Search
+    ) -> None:
+        """Look for what matches ``order`` tokens, and what the same chain tells besides."""
+        reached = [it for it in CHAIN_ORDERS if it <= min(order, len(context))]
+        if not reached or order >= search.floor:
+            return
+        chain = self.chains.get((key if scope == "L" else "all", tuple(context[-reached[0] :])), [])
+        for position in reversed(chain[-search.max_recent :]):
+            agreed = self._agreement(position, context, LIMITS[scope])
+            if agreed < search.floor:
+                search.found.append((agreed, position))
+        search.found.sort(key=lambda it: -it[0])
+        search.floor = reached[0]
 
     def _agreement(self, position: Position, context: Sequence[int], limit: int) -> int:
         tree = next(
@@ -300,36 +315,52 @@ class OracleForest:
         return [(self._agreement(it, context, LIMITS[scope]), it) for it in moved]
 
     def estimate(
-        self, key: bytes, context: Sequence[int], before: Estimate | None = None
+        self,
+        key: bytes,
+        context: Sequence[int],
+        before: Estimate | None = None,
+        *,
+        is_sampled: bool,
     ) -> Estimate | None:
         """What follows a context; ``before`` is the estimate of the draft's position before it."""
-        candidates = {}
-        for scope in "GL":
-            kept = self.survivors(before, scope, context) if before else []
-            enough = len(kept) >= MIN_SURVIVORS
-            candidates[scope] = kept if enough else self.candidates(scope, key, context)
-        return self._mixture(candidates)
+        max_recent = self.max_recent if is_sampled else math.ceil(self.max_recent / 2)
+        limits = {"L": max_recent, "G": math.ceil(max_recent / GLOBAL_RARITY)}
+        searches = {
+            scope: Search(self.survivors(before, scope, context) if before else [], limit)
+            for scope, limit in limits.items()
+        }
+        for scope, search in searches.items():
+            search.floor = 0 if search.found else LIMITS[scope] + 1
+        levels: list[Level] = []
+        remaining = 1.0
+        for order, scope in ((order, scope) for order in reversed(ORDERS) for scope in "LG"):
+            if order > LIMITS[scope] or remaining < NEGLIGIBLE[is_sampled]:
+                continue
+            if remaining > WORTH_READING:
+                self.read(scope, key, context, order, searches[scope])
+            counts = self._counts(searches[scope].found, order)
+            if counts:
+                levels.insert(0, Level(scope, order, counts))
+                remaining *= 1 - self.mixing_weight(levels[0])
+        found = {scope: search.found for scope, search in searches.items()}
+        return Estimate(levels, self._mixture(levels), found) if levels else None
 
-    def _mixture(self, candidates: dict[str, list[tuple[int, Position]]]) -> Estimate | None:
-        levels = []
-        for order in ORDERS:
-            for scope in "GL":
-                counts: dict[int, float] = {}
-                for agreed, position in candidates[scope]:
-                    if agreed >= order and order <= LIMITS[scope]:
-                        for token, weight in self.continuations(position):
-                            counts[token] = counts.get(token, 0.0) + weight
-                if counts:
-                    levels.append(Level(scope, order, counts))
-        if not levels:
-            return None
+    def _counts(self, found: Sequence[tuple[int, Position]], order: int) -> dict[int, float]:
+        counts: dict[int, float] = {}
+        for agreed, position in found:
+            if agreed >= order:
+                for token, weight in self.continuations(position):
+                    counts[token] = counts.get(token, 0.0) + weight
+        return counts
+
+    def _mixture(self, levels: Sequence[Level]) -> dict[int, float]:
         q: dict[int, float] = {}
         for level in levels:
             weight = self.mixing_weight(level)
             q = {token: (1 - weight) * mass for token, mass in q.items()}
             for token, count in level.counts.items():
                 q[token] = q.get(token, 0.0) + weight * count / level.total
-        return Estimate(levels, q, candidates)
+        return q
 
     def mixing_weight(self, level: Level) -> float:
         prior = level.total / (level.total + 0.5 * len(level.counts) + 0.3)
@@ -351,9 +382,9 @@ class OracleForest:
         return (is_sampled, count_class(deepest.total, 9), order_class, confidence)
 
     def supplier(self, estimate: Estimate, token: int) -> Position | None:
-        for scope in "LG":
-            for _, position in estimate.candidates[scope]:
-                if token in dict(self.continuations(position)):
+        for level in reversed(estimate.levels):
+            for agreed, position in estimate.candidates[level.scope]:
+                if agreed >= level.order and token in dict(self.continuations(position)):
                     return position
         return None
 

@@ -9,6 +9,7 @@ siblings draft from them.
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +23,9 @@ from srt_rollout.governor import Governor, Plan
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+
+_MAX_ROLLOUTS = 1 << 14
+"""Rollouts whose last turn is remembered."""
 
 _NO_TOKENS: IntArray = np.zeros(0, dtype=np.int32)
 _NO_PROBS: FloatArray = np.zeros(0, dtype=np.float32)
@@ -42,6 +46,8 @@ class RowRequest:
     mode: int
     max_new_tokens: int
     stop_token_ids: Sequence[int]
+    rollout_id: str = ""
+    """The client's id of a rollout, kept over its turns; empty without one."""
 
 
 @dataclass(slots=True)
@@ -106,6 +112,26 @@ class Proposal:
         return Proposal(offsets, self.token_ids[kept], self.q_token_ids[kept], self.q_probs[kept])
 
 
+class _Turns:
+    """The sequence of each rollout's last turn; of the most recent rollouts only."""
+
+    def __init__(self) -> None:
+        self._sequences: OrderedDict[str, int] = OrderedDict()
+
+    def last(self, rollout_id: str) -> int | None:
+        """None for a rollout that is new here, or long gone."""
+        return self._sequences.get(rollout_id)
+
+    def note(self, rollout_id: str, sequence_id: int) -> None:
+        """Keep what a rollout's next turn may go on with. An empty id names no rollout."""
+        if not rollout_id:
+            return
+        self._sequences[rollout_id] = sequence_id
+        self._sequences.move_to_end(rollout_id)
+        if len(self._sequences) > _MAX_ROLLOUTS:
+            self._sequences.popitem(last=False)
+
+
 class Drafter:
     """All rows of one engine. Calls come from the engine's thread; the forest is shared with the
     sync thread.
@@ -128,13 +154,14 @@ class Drafter:
         self._max_draft_tokens = max_draft_tokens
         self._min_survival = min_survival
         self._rows: dict[str, _Row] = {}
+        self._turns = _Turns()
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._rows
 
     def open(self, request: RowRequest) -> None:
-        """Start a row under a fresh sequence id, so that a retried request never meets its earlier
-        attempt.
+        """Start a row: a later turn of a rollout that was decoded here goes on with its sequence,
+        anything else gets a fresh id, so that a retried request never meets its earlier attempt.
         """
         handle = self.forest.open_row(
             request.prompt_key,
@@ -146,7 +173,9 @@ class Drafter:
             mode=request.mode,
             max_new_tokens=request.max_new_tokens,
             stop_token_ids=np.asarray(request.stop_token_ids, dtype=np.int32),
+            previous_sequence_id=self._turns.last(request.rollout_id),
         )
+        self._turns.note(request.rollout_id, self.forest.row_sequence_id(handle))
         num_known = len(request.prompt_token_ids) + len(request.context_token_ids)
         self._rows[request.request_id] = _Row(handle, num_known)
 

@@ -196,7 +196,7 @@ impl Forest {
     // -- rows ------------------------------------------------------------------------------------
 
     #[pyo3(signature = (prompt_key, prompt_token_ids, context_token_ids, *, sequence_id,
-        policy_version, lane, mode, max_new_tokens, stop_token_ids))]
+        policy_version, lane, mode, max_new_tokens, stop_token_ids, previous_sequence_id=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python signature")]
     fn open_row(
         &self,
@@ -210,12 +210,14 @@ impl Forest {
         mode: &Bound<'_, PyAny>,
         max_new_tokens: &Bound<'_, PyAny>,
         stop_token_ids: PyReadonlyArray1<'_, i32>,
+        previous_sequence_id: Option<Bound<'_, PyAny>>,
     ) -> PyResult<u64> {
         let request = RowRequest {
             prompt_key: convert::prompt_key(prompt_key)?,
             prompt: slice("prompt_token_ids", &prompt_token_ids)?,
             context: slice("context_token_ids", &context_token_ids)?,
             sequence_id: convert::sequence_id(sequence_id)?,
+            previous: previous_sequence_id.as_ref().map(convert::sequence_id).transpose()?,
             policy_version: integer("policy_version", policy_version)?,
             lane: convert::lane(lane)?,
             mode: convert::mode(mode)?,
@@ -223,6 +225,11 @@ impl Forest {
             stop_tokens: slice("stop_token_ids", &stop_token_ids)?,
         };
         self.work(py, |trees| trees.open_row(&request)).map(|row| row.0)
+    }
+
+    fn row_sequence_id(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let row = RowId(integer("row", row)?);
+        self.work(py, |trees| trees.row_sequence(row)).map(|id| id.0)
     }
 
     fn set_row_mode(

@@ -14,8 +14,9 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use cpu_time::ProcessTime;
 use srt_tree::packed::Packer;
 use srt_tree::{
     Config, Draw, Forest, Lane, Mode, Origin, PromptKey, Rng, RowId, RowRequest, SequenceId,
@@ -168,7 +169,7 @@ fn add_history(
         let mut packed = Packer::default();
         bed.range(t).for_each(|n| packed.push(bed.tokens[n] as u32, bed.soft_row(n).as_slice()));
         let (prompt_key, prompt) = bed.prompt(t);
-        let start = Instant::now();
+        let start = ProcessTime::now();
         forest.set_prompt(prompt_key, prompt)?;
         forest.extend(&Update {
             prompt_key,
@@ -193,6 +194,7 @@ fn open(bed: &Testbed, forest: &mut Forest, t: usize) -> Result<Reply, Box<dyn E
         prompt,
         context: &[],
         sequence_id: SequenceId(t as u64),
+        previous: None,
         policy_version: bed.steps[t],
         lane: Lane::Policy,
         mode: Mode::Sampled,
@@ -249,7 +251,7 @@ fn round(
         max_draft_tokens: &vec![max_draft; rows.len()],
         min_survival: tau,
     };
-    let start = Instant::now();
+    let start = ProcessTime::now();
     let drafts = forest.step_with(&step, coupled)?;
     sums.taken += start.elapsed();
     sums.drafted += drafts.token_ids.len();

@@ -2,7 +2,7 @@
 //!
 //! * A position's number is its block's number times 32 plus its index in the block.
 //! * Dead blocks stay until `purge`; the numbers of purged ones are reused only after
-//!   `reuse_retired`, when the global index has forgotten them.
+//!   `reuse_retired`, when a sweep that began later has made the global index forget them.
 
 use crate::block::{BLOCK_TOKENS, Block};
 use crate::heads::{NONE, vec_bytes, vec_growth_bytes};
@@ -14,6 +14,8 @@ pub(crate) struct Arena {
     blocks: Vec<Option<Box<Block>>>,
     free: Vec<u32>,
     retired: Vec<u32>,
+    /// How many of them a sweep of the index makes free.
+    num_swept: usize,
     num_live: usize,
     num_dead: usize,
     /// Bytes of the blocks themselves.
@@ -163,11 +165,17 @@ impl Arena {
         self.num_dead = 0;
     }
 
-    /// Numbers of freed blocks may be given out again.
+    /// A sweep of the index begins: it will forget what is retired now.
+    pub(crate) fn start_sweep(&mut self) {
+        self.num_swept = self.retired.len();
+    }
+
+    /// The sweep is done: numbers retired before it may be given out again.
     pub(crate) fn reuse_retired(&mut self) {
-        if !self.retired.is_empty() {
-            self.free.append(&mut self.retired);
+        if self.num_swept > 0 {
+            self.free.extend(self.retired.drain(..self.num_swept));
             self.retired.shrink_to_fit();
+            self.num_swept = 0;
         }
     }
 

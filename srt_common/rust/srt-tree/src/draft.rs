@@ -114,6 +114,8 @@ pub(crate) struct Drafter<'a> {
     pub(crate) estimator: &'a mut Estimator,
     pub(crate) draw: &'a mut dyn Draw,
     pub(crate) drafts: Drafts,
+    /// The text so far of the row being drafted.
+    pub(crate) context: Vec<TokenId>,
 }
 
 impl Drafter<'_> {
@@ -126,13 +128,13 @@ impl Drafter<'_> {
         tree: &Tree,
         limits: Limits,
     ) -> (usize, usize) {
-        let mut context = row.tail.clone();
+        self.context.clone_from(&row.tail);
         let (mut survival, mut match_length) = (1.0, 0);
         self.estimator.start();
         for position in 0..limits.max_tokens {
             let recall = &mut row.draft.recall;
             let Some(estimate) =
-                self.estimator.estimate(&self.view, tree, &context, row.mode, recall)
+                self.estimator.estimate(&self.view, tree, &self.context, row.mode, recall)
             else {
                 break;
             };
@@ -157,7 +159,7 @@ impl Drafter<'_> {
             self.attribute(&mut drafted, row, token);
             row.draft.positions.push(drafted);
             self.drafts.push(token, &self.estimator.q, survival);
-            context.push(token);
+            self.context.push(token);
             if row.stop_tokens.contains(&token) {
                 break;
             }

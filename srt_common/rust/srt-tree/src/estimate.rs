@@ -3,23 +3,28 @@
 //! * Jelinek-Mercer interpolation over context orders, from low to high and at each order all trees
 //!   before the prompt's own: `q = (1 - w) q + w f`, with `w` learned per kind of evidence.
 //! * The same sum from the deepest level up: level j weighs `w_j` times the product of `1 - w`
-//!   over all deeper ones. What is missing from 1 lowers the confidence.
+//!   over all deeper ones, until what is left is negligible. What is missing from 1 lowers the
+//!   confidence.
 //! * Source: the study summarised in docs/paper-map.md; the candidates of recency chains stand in
 //!   for full counts.
 
 use std::ops::Range;
 
-use crate::candidates::{
-    Candidate, MAX_GLOBAL_ORDER, MAX_LOCAL_ORDER, carry_on, find_global, find_local,
-};
+use crate::candidates::{Candidate, MAX_GLOBAL_ORDER, MAX_LOCAL_ORDER, Question, Search};
 use crate::index::{GlobalIndex, Trees};
 use crate::origin::TokenId;
 use crate::soft::{MAX_SOFT_TARGETS, SoftTarget};
 use crate::tables::{Level, Mode, NUM_ORDERS, ORDERS, Tables, calibration_cell};
 use crate::tree::Tree;
 
-/// Sharpens estimates that rest on single samples instead of probabilities.
-const HARD_GAMMA: f32 = 1.5;
+/// Less than this share of q is not looked for.
+const NEGLIGIBLE: f64 = 0.005;
+/// The same where only the most probable token counts.
+const NEGLIGIBLE_TO_POINT_MASS: f64 = 0.02;
+/// A chain is read only for more than this share of q.
+const WORTH_READING: f64 = 0.1;
+/// All trees are asked for fewer positions than the prompt's own, by this factor.
+const GLOBAL_RARITY: usize = 4;
 /// Tokens less probable than this are left out of q, if there are others.
 const MIN_Q: f32 = 1e-6;
 
@@ -31,6 +36,13 @@ pub(crate) struct View<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) soft_targets: bool,
     pub(crate) max_recent: usize,
+}
+
+impl View<'_> {
+    /// Positions to read a chain: half as many tell the most probable token.
+    fn max_recent_for(&self, mode: Mode) -> usize {
+        if mode == Mode::PointMass { self.max_recent.div_ceil(2) } else { self.max_recent }
+    }
 }
 
 /// A token with its probability.
@@ -119,20 +131,27 @@ struct Entry {
 }
 
 /// Makes estimates; holds what can be reused from one to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Estimator {
-    local: Vec<Candidate>,
-    global: Vec<Candidate>,
+    /// All trees, the prompt's own.
+    searches: [Search; 2],
     entries: Vec<Entry>,
     /// The last estimate, cut and normalised, most probable first.
     pub(crate) q: Vec<Weighted>,
 }
 
 impl Estimator {
+    pub(crate) fn new() -> Self {
+        Self {
+            searches: [Search::new(MAX_GLOBAL_ORDER), Search::new(MAX_LOCAL_ORDER)],
+            entries: Vec::new(),
+            q: Vec::new(),
+        }
+    }
+
     /// Starts a draft: its first estimate looks everything up.
     pub(crate) fn start(&mut self) {
-        self.local.clear();
-        self.global.clear();
+        self.searches.iter_mut().for_each(Search::start);
     }
 
     /// Estimates what follows `context` in a tree; none when nothing like it was seen. Within a
@@ -146,30 +165,26 @@ impl Estimator {
         recall: &mut Recall,
     ) -> Option<Estimate> {
         let token = *context.last()?;
+        for search in &mut self.searches {
+            search.carry_on(view.trees, token);
+        }
         let hashes = view.index.hashes(context);
-        if !carry_on(view.trees, token, MAX_LOCAL_ORDER, &mut self.local) {
-            find_local(tree, context, &hashes, view.max_recent, &mut self.local);
-        }
-        if !carry_on(view.trees, token, MAX_GLOBAL_ORDER, &mut self.global) {
-            let forest = (view.index, view.trees);
-            find_global(forest, context, &hashes, view.max_recent, &mut self.global);
-        }
-        let matched = self.local.first().into_iter().chain(self.global.first());
-        let matched = matched.map(|candidate| candidate.matched).max()?;
-        let evidence = self.gather(view, recall);
-        let levels = self.mix(view.tables, &evidence, recall);
+        let asked = Question { context, hashes, max_recent: view.max_recent_for(mode) };
+        let basis = self.mix(view, tree, (&asked, negligible(mode)), recall);
+        let deepest = *recall.levels.get(basis.levels.start)?;
         let confidence = self.entries.iter().map(|entry| entry.q).fold(0.0, f32::max);
-        let cell = calibration_cell(mode, recall.levels[levels.start], confidence);
+        let matched = self.searches.iter().filter_map(|search| search.found.first());
+        let matched = matched.map(|candidate| candidate.matched).max().unwrap_or(0);
         self.cut(mode, view.soft_targets);
         Some(Estimate {
-            basis: Basis { levels, evidence },
-            cell,
+            basis,
+            cell: calibration_cell(mode, deepest, confidence),
             confidence,
             matched: usize::from(matched),
         })
     }
 
-    /// The candidate that supplied `token`: local before global, best first.
+    /// The candidate that supplied `token`: the one with the longest match.
     pub(crate) fn supplier(
         &self,
         recall: &Recall,
@@ -177,61 +192,49 @@ impl Estimator {
         token: TokenId,
     ) -> Option<Candidate> {
         let evidence = &recall.evidence[basis.evidence.clone()];
-        let found = evidence.iter().find(|it| it.token == token)?;
-        let scope = if found.is_local { &self.local } else { &self.global };
-        scope.get(usize::from(found.candidate)).copied()
+        let it = evidence.iter().find(|it| it.token == token)?;
+        self.searches[usize::from(it.is_local)].found.get(usize::from(it.candidate)).copied()
     }
 
-    /// Collects what the candidates say: local ones first, best first.
-    fn gather(&self, view: &View<'_>, recall: &mut Recall) -> Range<usize> {
-        let start = recall.evidence.len();
-        let probabilities = SoftTarget::probabilities();
-        for (is_local, scope) in [(true, &self.local), (false, &self.global)] {
-            for (candidate, found) in scope.iter().enumerate() {
-                let Some((block, index)) = found.place(view.trees) else { continue };
-                let (weight, matched, candidate) = (block.weight, found.matched, candidate as u16);
-                let says = |token, weight| Evidence { token, weight, matched, is_local, candidate };
-                let row = block.soft_row(index);
-                if row.is_empty() || !view.soft_targets {
-                    recall.evidence.push(says(block.tokens[index], weight));
-                } else {
-                    let targets = row.iter();
-                    let pairs = targets
-                        .map(|it| says(it.token(), weight * probabilities[usize::from(it.code())]));
-                    recall.evidence.extend(pairs);
+    /// Mixes the levels from the deepest up into `entries`, as long as they matter; notes in
+    /// `recall` what the mixture rests on.
+    fn mix(
+        &mut self,
+        view: &View<'_>,
+        tree: &Tree,
+        (asked, negligible): (&Question<'_>, f64),
+        recall: &mut Recall,
+    ) -> Basis {
+        self.entries.clear();
+        let (first_level, first_evidence) = (recall.levels.len(), recall.evidence.len());
+        let mut sums = [Sum::new(false), Sum::new(true)];
+        let mut remaining = 1.0;
+        'levels: for order in (0..NUM_ORDERS).rev() {
+            for is_local in [true, false] {
+                let search = &mut self.searches[usize::from(is_local)];
+                if !search.reaches(ORDERS[order]) {
+                    continue;
+                }
+                if remaining > WORTH_READING && search.wants(ORDERS[order]) {
+                    read(search, view, is_local.then_some(tree), ORDERS[order], asked);
+                }
+                let sum = &mut sums[usize::from(is_local)];
+                sum.count(view, &search.found, ORDERS[order], (&mut self.entries, recall));
+                let Some(level) = sum.level(order) else { continue };
+                let weight = view.tables.mixing_weight(level);
+                sum.share += (remaining * weight) as f32 / level.total;
+                remaining *= 1.0 - weight;
+                recall.levels.push(level);
+                if remaining < negligible {
+                    break 'levels;
                 }
             }
         }
-        start..recall.evidence.len()
-    }
-
-    /// Mixes the levels from the deepest up into `entries`; notes them in `recall`.
-    fn mix(
-        &mut self,
-        tables: &Tables,
-        evidence: &Range<usize>,
-        recall: &mut Recall,
-    ) -> Range<usize> {
-        self.entries.clear();
-        let start = recall.levels.len();
-        let evidence = &recall.evidence[evidence.clone()];
-        let (local, global) = evidence.split_at(evidence.partition_point(|it| it.is_local));
-        let mut scopes =
-            [Scope::new(true, MAX_LOCAL_ORDER, local), Scope::new(false, MAX_GLOBAL_ORDER, global)];
-        let mut remaining = 1.0;
-        for order in (0..NUM_ORDERS).rev() {
-            for scope in &mut scopes {
-                let Some(level) = scope.descend(order, &mut self.entries) else { continue };
-                let weight = tables.mixing_weight(level);
-                scope.share += (remaining * weight) as f32 / level.total;
-                remaining *= 1.0 - weight;
-                recall.levels.push(level);
-            }
+        for sum in &mut sums {
+            sum.pay_out(&mut self.entries);
         }
-        for scope in &mut scopes {
-            scope.pay_out(&mut self.entries);
-        }
-        start..recall.levels.len()
+        let evidence = first_evidence..recall.evidence.len();
+        Basis { levels: first_level..recall.levels.len(), evidence }
     }
 
     /// Cuts the mixture to what is shipped: 8 tokens or, for a point mass, one.
@@ -240,7 +243,8 @@ impl Estimator {
         let most = if mode == Mode::PointMass { 1 } else { MAX_SOFT_TARGETS };
         let num_likely = self.entries.iter().take(most).take_while(|it| it.q >= MIN_Q).count();
         self.entries.truncate(num_likely.max(1));
-        let sharpen = |q: f32| if soft_targets { q } else { q.powf(HARD_GAMMA) };
+        // Single samples instead of probabilities: q to the power of 1.5.
+        let sharpen = |q: f32| if soft_targets { q } else { q * q.sqrt() };
         let sum: f32 = self.entries.iter().map(|entry| sharpen(entry.q)).sum();
         self.q.clear();
         self.q.extend(
@@ -251,41 +255,101 @@ impl Estimator {
     }
 }
 
+/// Share of q below which a mixture is done.
+fn negligible(mode: Mode) -> f64 {
+    if mode == Mode::PointMass { NEGLIGIBLE_TO_POINT_MASS } else { NEGLIGIBLE }
+}
+
+/// Reads the chain for matches of `order` tokens, of one tree or of all.
+fn read(
+    search: &mut Search,
+    view: &View<'_>,
+    home: Option<&Tree>,
+    order: usize,
+    asked: &Question<'_>,
+) {
+    if let Some(tree) = home {
+        search.read_local(tree, order, asked);
+    } else {
+        let max_recent = asked.max_recent.div_ceil(GLOBAL_RARITY);
+        let asked = Question { max_recent, ..*asked };
+        search.read_global((view.index, view.trees), order, &asked);
+    }
+}
+
 /// One scope's evidence on the way down from long contexts to short ones.
-struct Scope<'a> {
+#[derive(Debug)]
+struct Sum {
     is_local: bool,
-    max_order: usize,
-    /// Best first; what has not been counted yet.
-    rest: &'a [Evidence],
+    num_counted: usize,
     total: f32,
     distinct: u16,
     /// What each unit of weight counted so far adds to q and has not added yet.
     share: f32,
 }
 
-impl<'a> Scope<'a> {
-    fn new(is_local: bool, max_order: usize, rest: &'a [Evidence]) -> Self {
-        Self { is_local, max_order, rest, total: 0.0, distinct: 0, share: 0.0 }
+impl Sum {
+    fn new(is_local: bool) -> Self {
+        Self { is_local, num_counted: 0, total: 0.0, distinct: 0, share: 0.0 }
     }
 
-    /// Counts all evidence of an order; none when the scope has nothing there.
-    fn descend(&mut self, order: usize, entries: &mut Vec<Entry>) -> Option<Level> {
-        if ORDERS[order] > self.max_order {
-            return None;
+    /// The level that the counts make at an order; none while nothing is counted.
+    fn level(&self, order: usize) -> Option<Level> {
+        let Self { is_local, total, distinct, .. } = *self;
+        (total > 0.0).then_some(Level { is_local, order: order as u8, distinct, total })
+    }
+
+    /// Counts what the candidates say that match `order` tokens and were not counted yet.
+    fn count(
+        &mut self,
+        view: &View<'_>,
+        found: &[Candidate],
+        order: usize,
+        (entries, recall): (&mut Vec<Entry>, &mut Recall),
+    ) {
+        let fresh = &found[self.num_counted..];
+        if fresh.first().is_none_or(|it| usize::from(it.matched) < order) {
+            return;
         }
-        let num_new =
-            self.rest.iter().take_while(|it| usize::from(it.matched) >= ORDERS[order]).count();
-        if num_new > 0 {
-            self.pay_out(entries);
-            let (new, rest) = self.rest.split_at(num_new);
-            self.rest = rest;
-            for it in new {
-                self.count(it, entries);
+        self.pay_out(entries);
+        let probabilities = SoftTarget::probabilities();
+        for it in fresh.iter().take_while(|it| usize::from(it.matched) >= order) {
+            let candidate = self.num_counted as u16;
+            self.num_counted += 1;
+            let Some((block, index)) = it.place(view.trees) else { continue };
+            let (weight, matched, is_local) = (block.weight, it.matched, self.is_local);
+            let says = |token, weight| Evidence { token, weight, matched, is_local, candidate };
+            let row = if view.soft_targets { block.soft_row(index) } else { &[] };
+            if row.is_empty() {
+                recall.evidence.push(says(block.tokens[index], weight));
+                self.add(block.tokens[index], weight, 0, entries);
+                continue;
+            }
+            recall.evidence.extend(row.iter().map(|target| {
+                says(target.token(), weight * probabilities[usize::from(target.code())])
+            }));
+            for (rank, target) in row.iter().enumerate() {
+                let weight = weight * probabilities[usize::from(target.code())];
+                self.add(target.token(), weight, rank, entries);
             }
         }
-        let (is_local, order) = (self.is_local, order as u8);
-        let (total, distinct) = (self.total, self.distinct);
-        (total > 0.0).then_some(Level { is_local, order, distinct, total })
+    }
+
+    /// Counts one token. Rows tend to agree, so it is looked for at its rank first.
+    fn add(&mut self, token: TokenId, weight: f32, rank: usize, entries: &mut Vec<Entry>) {
+        self.total += weight;
+        let is_same = |entry: &Entry| entry.token == token;
+        let at = if entries.get(rank).is_some_and(is_same) {
+            rank
+        } else {
+            entries.iter().position(is_same).unwrap_or_else(|| {
+                entries.push(Entry { token, q: 0.0, counts: [0.0; 2] });
+                entries.len() - 1
+            })
+        };
+        let count = &mut entries[at].counts[usize::from(self.is_local)];
+        self.distinct += u16::from(*count == 0.0);
+        *count += weight;
     }
 
     /// Adds to q what the levels since the last change of counts give to it.
@@ -296,17 +360,5 @@ impl<'a> Scope<'a> {
             }
             self.share = 0.0;
         }
-    }
-
-    fn count(&mut self, it: &Evidence, entries: &mut Vec<Entry>) {
-        let scope = usize::from(self.is_local);
-        self.total += it.weight;
-        let at = entries.iter().position(|entry| entry.token == it.token).unwrap_or_else(|| {
-            entries.push(Entry { token: it.token, q: 0.0, counts: [0.0; 2] });
-            entries.len() - 1
-        });
-        let count = &mut entries[at].counts[scope];
-        self.distinct += u16::from(*count == 0.0);
-        *count += it.weight;
     }
 }

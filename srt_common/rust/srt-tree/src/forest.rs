@@ -4,8 +4,6 @@
 //! * Everything is checked before anything changes: a call that fails changed nothing.
 //! * What memory cannot take is refused quietly and counted; drafting goes on.
 
-use std::collections::HashMap;
-
 use hashbrown::HashMap as CountedMap;
 
 use crate::early::{Early, Waiting};
@@ -25,6 +23,9 @@ use crate::soft::SoftRow;
 use crate::stats::{ForestStats, PromptStats, RowStats};
 use crate::tables::Tables;
 use crate::tree::{Destination, IdHasher, Tree};
+
+/// Nodes of the index swept for each token that comes in: faster than they can become stale.
+const SWEPT_PER_TOKEN: usize = 16;
 
 /// Settings of a forest.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,8 @@ pub struct Forest {
     pub(crate) trees: Trees,
     pub(crate) free_slots: Vec<u32>,
     pub(crate) retired_slots: Vec<u32>,
+    /// How many of them the sweep going on makes free.
+    pub(crate) num_swept_slots: usize,
     pub(crate) recency: Recency,
     pub(crate) index: GlobalIndex,
     /// Bytes of the trees.
@@ -79,7 +82,7 @@ pub struct Forest {
     pub(crate) early: Early,
     pub(crate) outbox: Outbox,
     pub(crate) used: UsedLog,
-    pub(crate) rows: HashMap<RowId, Row>,
+    pub(crate) rows: CountedMap<RowId, Box<Row>, IdHasher>,
     pub(crate) next_row: u64,
     pub(crate) num_steps: u64,
     pub(crate) tables: Tables,
@@ -105,17 +108,18 @@ impl Forest {
             trees: Vec::new(),
             free_slots: Vec::new(),
             retired_slots: Vec::new(),
+            num_swept_slots: 0,
             recency: Recency::new(),
             index: GlobalIndex::new(mix(config.seed)),
             tree_bytes: 0,
             early: Early::new(config.max_early_tokens),
             outbox: Outbox::new(config.max_outbox_tokens),
             used: UsedLog::new(config.max_outbox_tokens),
-            rows: HashMap::new(),
+            rows: CountedMap::default(),
             next_row: 1,
             num_steps: 0,
             tables: Tables::new(),
-            estimator: Estimator::default(),
+            estimator: Estimator::new(),
             totals: RowStats::default(),
             num_refused: 0,
             num_evicted: 0,
@@ -172,6 +176,7 @@ impl Forest {
             let to = Destination { id, origin, is_observation };
             num_new += self.extend_by(key, to, waiting.offset, &packed);
         }
+        self.sweep(num_new * SWEPT_PER_TOKEN);
         Ok(num_new)
     }
 
@@ -347,7 +352,7 @@ impl Forest {
         self.trees[*self.keys.get(&key)? as usize].as_deref()
     }
 
-    fn tree_mut(&mut self, key: PromptKey) -> Option<&mut Tree> {
+    pub(crate) fn tree_mut(&mut self, key: PromptKey) -> Option<&mut Tree> {
         self.trees[*self.keys.get(&key)? as usize].as_deref_mut()
     }
 

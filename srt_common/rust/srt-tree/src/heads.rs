@@ -62,6 +62,8 @@ struct Head {
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
     table: HashTable<Head>,
+    /// How often entries may have moved between buckets.
+    num_moves: u64,
 }
 
 impl Heads {
@@ -73,6 +75,7 @@ impl Heads {
 
     /// Makes `newest` the head of a chain; returns the head before it.
     pub(crate) fn replace(&mut self, fragment: u32, newest: u32) -> u32 {
+        self.num_moves += u64::from(self.table.len() == self.table.capacity());
         let mut entry = self
             .table
             .entry(
@@ -90,8 +93,39 @@ impl Heads {
             head.newest = renew(head.newest);
             head.newest != NONE
         });
+        self.shrink();
+    }
+
+    /// Gives memory back when most of it is not needed.
+    pub(crate) fn shrink(&mut self) {
         if self.table.len() * 4 < self.table.capacity() {
+            self.num_moves += 1;
             self.table.shrink_to_fit(|head| bucket_hash(head.fragment));
+        }
+    }
+
+    /// Buckets, by which heads can be visited one at a time as long as `num_moves` stays the same.
+    pub(crate) fn num_buckets(&self) -> usize {
+        self.table.num_buckets()
+    }
+
+    pub(crate) fn num_moves(&self) -> u64 {
+        self.num_moves
+    }
+
+    /// The head in a bucket.
+    pub(crate) fn at(&self, bucket: usize) -> Option<u32> {
+        self.table.get_bucket(bucket).map(|head| head.newest)
+    }
+
+    /// Replaces the head in a bucket; `NONE` takes its chain out.
+    pub(crate) fn set_at(&mut self, bucket: usize, newest: u32) {
+        if newest == NONE {
+            if let Ok(entry) = self.table.get_bucket_entry(bucket) {
+                entry.remove();
+            }
+        } else if let Some(head) = self.table.get_bucket_mut(bucket) {
+            head.newest = newest;
         }
     }
 

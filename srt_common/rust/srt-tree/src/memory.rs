@@ -10,6 +10,9 @@ use crate::index::{GlobalIndex, is_live};
 use crate::origin::PromptKey;
 use crate::tree::Tree;
 
+/// Nodes of the index that one call sweeps: a fraction of a millisecond.
+pub(crate) const SLICE: usize = 4096;
+
 impl Forest {
     /// Bytes of the trees and of the index over them: capacities, not lengths.
     #[must_use]
@@ -79,11 +82,15 @@ impl Forest {
         if let Some(slot) = victim {
             self.fell(slot);
             self.num_evicted += 1;
-            self.purge_if(self.index.wants_purge());
+            self.sweep(SLICE);
             return true;
         }
         let has_waste = self.index.num_stale() > 0 || !self.retired_slots.is_empty();
-        self.purge_if(has_waste);
+        if has_waste {
+            self.go_on_sweeping(usize::MAX);
+            self.start_sweep();
+            self.go_on_sweeping(usize::MAX);
+        }
         has_waste
     }
 
@@ -112,20 +119,39 @@ impl Forest {
 
     /// Cleans up after removals, where that pays or memory asks for it.
     pub(crate) fn settle(&mut self) {
-        self.purge_if(self.index.wants_purge());
+        self.sweep(SLICE);
         while self.memory_bytes() > self.config.max_bytes && self.evict_one(None) {}
     }
 
-    fn purge_if(&mut self, is_due: bool) {
-        if !is_due {
+    /// Takes stale nodes out of the index, where that pays: so much of the work that no caller
+    /// waits long.
+    pub(crate) fn sweep(&mut self, num_nodes: usize) {
+        if !self.index.is_sweeping() {
+            if !self.index.wants_sweep() {
+                return;
+            }
+            self.start_sweep();
+        }
+        self.go_on_sweeping(num_nodes);
+    }
+
+    fn start_sweep(&mut self) {
+        self.index.start_sweep();
+        self.num_swept_slots = self.retired_slots.len();
+        for tree in self.trees.iter_mut().flatten() {
+            tree.arena.start_sweep();
+        }
+    }
+
+    fn go_on_sweeping(&mut self, num_nodes: usize) {
+        if !self.index.is_sweeping() || !self.index.go_on_sweeping(&self.trees, num_nodes) {
             return;
         }
         for drafted in self.rows.values_mut().flat_map(|row| &mut row.draft.positions) {
             let trees = &self.trees;
             drafted.supplier = drafted.supplier.filter(|it| is_live(trees, it.tree, it.position));
         }
-        self.index.purge(&self.trees);
-        self.free_slots.append(&mut self.retired_slots);
+        self.free_slots.extend(self.retired_slots.drain(..self.num_swept_slots));
         for tree in self.trees.iter_mut().flatten() {
             let before = tree.memory_bytes();
             tree.arena.reuse_retired();

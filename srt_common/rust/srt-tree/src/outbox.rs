@@ -4,11 +4,14 @@
 //! * Tokens that continue each other are one update, whatever was sampled in between elsewhere.
 //! * At most `max_tokens` tokens wait; the oldest updates go first.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+
+use hashbrown::HashMap;
 
 use crate::origin::{Origin, PromptKey, SequenceId, TokenId};
 use crate::packed::Packer;
 use crate::soft::SoftRow;
+use crate::tree::IdHasher;
 
 /// Tokens of one sequence, as they travel between engines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub(crate) struct Outbox {
     /// Number of the first update in `updates`, counted since the start.
     first: u64,
     /// The update that a sequence's next tokens continue, by number.
-    open: HashMap<(PromptKey, SequenceId), u64>,
+    open: HashMap<(PromptKey, SequenceId), u64, IdHasher>,
     num_tokens: usize,
     num_dropped: u64,
 }
@@ -46,7 +49,7 @@ impl Outbox {
             max_tokens,
             updates: VecDeque::new(),
             first: 0,
-            open: HashMap::new(),
+            open: HashMap::default(),
             num_tokens: 0,
             num_dropped: 0,
         }

@@ -18,6 +18,9 @@ pub struct RowRequest<'a> {
     pub context: &'a [i32],
     /// Names the new sequence.
     pub sequence_id: SequenceId,
+    /// The sequence of the rollout's last turn, if there was one. Where it ended here, was sampled
+    /// alike and is what the context begins with, the row goes on with it.
+    pub previous: Option<SequenceId>,
     /// Optimizer steps applied to the weights that sample it.
     pub policy_version: u32,
     /// Who it is sampled for.

@@ -9,7 +9,8 @@ use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
 use crate::error::{Result, TreeError};
 use crate::estimate::View;
 use crate::forest::{Forest, check_token_ids, token_ids};
-use crate::origin::{Origin, RowId, TokenId};
+use crate::memory::SLICE;
+use crate::origin::{Origin, PromptKey, RowId, SequenceId, TokenId};
 use crate::rng::{Rng, mix};
 use crate::row::{Row, RowRequest};
 use crate::soft::{MIN_PROBABILITY, SoftRow, SoftTarget};
@@ -60,9 +61,10 @@ impl Forest {
         if prompt.is_empty() {
             return Err(TreeError::invalid("prompt_token_ids", "empty", "at least one token"));
         }
-        let (key, id) = (request.prompt_key, request.sequence_id);
-        if self.held(key, id) > 0 {
-            return Err(TreeError::invalid("sequence_id", id.0, "new to its prompt"));
+        let key = request.prompt_key;
+        if self.held(key, request.sequence_id) > 0 {
+            let value = request.sequence_id.0;
+            return Err(TreeError::invalid("sequence_id", value, "new to its prompt"));
         }
         self.give_prompt(key, &prompt);
         let origin = Origin {
@@ -70,34 +72,57 @@ impl Forest {
             lane: request.lane,
             engine_id: self.config.engine_id,
         };
-        let mut row = Row {
+        let previous = request.previous.filter(|&it| self.go_on(key, it, origin, &context));
+        let id = previous.unwrap_or(request.sequence_id);
+        let num_held = self.held(key, id);
+        let mut row = Box::new(Row {
             prompt_key: key,
             tree: self.keys.get(&key).copied(),
             sequence_id: id,
             origin,
             mode: request.mode,
             is_kept: true,
-            offset: 0,
+            offset: num_held,
             tail: Vec::new(),
             stop_tokens,
             num_left: (request.max_new_tokens > 0).then_some(request.max_new_tokens),
-            rng: Rng::new(self.config.seed, mix(id.0)),
+            // A later turn of a sequence must not repeat the draws of an earlier one.
+            rng: Rng::new(self.config.seed, mix(id.0).wrapping_add(num_held as u64)),
             draft: Draft::default(),
             stats: RowStats::default(),
             last_step: 0,
-        };
+        });
         row.extend_tail(&prompt);
         row.extend_tail(&context);
         if let Some(tree) = row.tree.and_then(|slot| self.trees[slot as usize].as_deref_mut()) {
             tree.num_open_rows += 1;
         }
-        let rows: Vec<_> = context.iter().map(|_| SoftRow::EMPTY).collect();
-        self.keep(&mut row, &context, &rows, true);
+        let fresh = &context[num_held..];
+        self.keep(&mut row, fresh, &vec![SoftRow::EMPTY; fresh.len()], true);
         row.offset = context.len();
         let handle = RowId(self.next_row);
         self.next_row += 1;
         self.rows.insert(handle, row);
         Ok(handle)
+    }
+
+    /// Takes a sequence up again if it ended here and `context` begins with all of it.
+    fn go_on(
+        &mut self,
+        key: PromptKey,
+        id: SequenceId,
+        origin: Origin,
+        context: &[TokenId],
+    ) -> bool {
+        self.tree_mut(key).is_some_and(|tree| tree.reopen(id, origin, context))
+    }
+
+    /// The sequence that a row appends to.
+    ///
+    /// # Errors
+    /// When the row is not open.
+    pub fn row_sequence(&self, row: RowId) -> Result<SequenceId> {
+        Ok(self.rows.get(&row).ok_or_else(|| unknown_row(row.0))?.sequence_id)
     }
 
     /// Changes how a row drafts.
@@ -119,6 +144,9 @@ impl Forest {
             && let Some(tree) = self.trees[slot as usize].as_deref_mut()
         {
             tree.num_open_rows -= 1;
+            if row.is_kept && tree.sequence_len(row.sequence_id) == row.offset {
+                tree.end(row.sequence_id);
+            }
             self.recency.touch(slot);
         }
         Ok(row.stats)
@@ -146,6 +174,7 @@ impl Forest {
         for i in order {
             self.take_in(step, i, verified_offsets[i]);
         }
+        self.sweep(SLICE);
         Ok(self.propose(step, draw))
     }
 
@@ -246,7 +275,8 @@ impl Forest {
         };
         let engine_id = self.config.engine_id;
         let drafts = Drafts { offsets: vec![0], ..Drafts::default() };
-        let mut drafter = Drafter { view, engine_id, estimator: &mut self.estimator, draw, drafts };
+        let (estimator, context) = (&mut self.estimator, Vec::new());
+        let mut drafter = Drafter { view, engine_id, estimator, draw, drafts, context };
         for (&id, &max_tokens) in step.rows.iter().zip(step.max_draft_tokens) {
             let Some(row) = self.rows.get_mut(&RowId(id)) else { continue };
             let mut stats = RowStats { num_steps: 1, ..RowStats::default() };

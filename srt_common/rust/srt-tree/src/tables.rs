@@ -8,10 +8,10 @@
 use crate::error::{Result, TreeError};
 
 /// Context orders that are mixed.
-pub const ORDERS: [usize; NUM_ORDERS] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16];
+pub const ORDERS: [usize; NUM_ORDERS] = [2, 3, 4, 6, 8, 12, 16];
 
 /// Number of orders mixed.
-pub(crate) const NUM_ORDERS: usize = 12;
+pub(crate) const NUM_ORDERS: usize = 7;
 
 const NUM_COUNTS: usize = 9;
 const NUM_DISTINCT: usize = 4;
@@ -76,9 +76,10 @@ impl Level {
         (scope * NUM_COUNTS + count) * NUM_DISTINCT + distinct
     }
 
-    fn prior(self) -> f64 {
+    /// What its weight is expected to be, as a fraction.
+    fn prior(self) -> (f64, f64) {
         let total = f64::from(self.total);
-        total / (total + 0.5 * f64::from(self.distinct) + 0.3)
+        (total, total + 0.5 * f64::from(self.distinct) + 0.3)
     }
 }
 
@@ -100,10 +101,6 @@ impl Mean {
         self.sum += value;
         self.count += 1.0;
     }
-
-    fn with_prior(&self, prior: f64, strength: f64) -> f64 {
-        (self.sum + strength * prior) / (self.count + strength)
-    }
 }
 
 impl Tables {
@@ -116,7 +113,9 @@ impl Tables {
 
     /// Weight of a level against all lower ones.
     pub(crate) fn mixing_weight(&self, level: Level) -> f64 {
-        self.mixing[level.cell()].with_prior(level.prior(), MIXING_PRIOR)
+        let Mean { sum, count } = self.mixing[level.cell()];
+        let (numerator, denominator) = level.prior();
+        (sum * denominator + MIXING_PRIOR * numerator) / ((count + MIXING_PRIOR) * denominator)
     }
 
     /// Learns from the token that came: `levels` from the lowest up, each with the share of the
@@ -134,7 +133,8 @@ impl Tables {
 
     /// Calibrated chance that a draft from such an estimate is accepted.
     pub(crate) fn acceptance(&self, cell: usize, confidence: f32) -> f64 {
-        self.calibration[cell].with_prior(f64::from(confidence), CALIBRATION_PRIOR)
+        let Mean { sum, count } = self.calibration[cell];
+        (sum + CALIBRATION_PRIOR * f64::from(confidence)) / (count + CALIBRATION_PRIOR)
     }
 
     /// Learns how much of a draft's mass was accepted.

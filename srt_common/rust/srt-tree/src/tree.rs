@@ -25,7 +25,7 @@ use crate::stats::PromptStats;
 const PROMPT_WEIGHT: f32 = 0.3;
 
 /// Deterministic hashing of ids, which are digests or random already.
-pub(crate) type IdHasher = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+pub(crate) type IdHasher = foldhash::fast::FixedState;
 
 /// One sequence of a tree.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct Sequence {
     pub(crate) len: usize,
     /// Nodes of the global index that refer to it.
     pub(crate) num_nodes: usize,
+    /// Its row ended here, with every token kept: another may go on with it.
+    is_ended: bool,
 }
 
 impl Sequence {
@@ -251,7 +253,8 @@ impl Tree {
     }
 
     fn start(&mut self, id: SequenceId, origin: Option<Origin>) -> u32 {
-        let sequence = Some(Sequence { id, origin, blocks: Vec::new(), len: 0, num_nodes: 0 });
+        let (blocks, is_ended) = (Vec::new(), false);
+        let sequence = Some(Sequence { id, origin, blocks, len: 0, num_nodes: 0, is_ended });
         let slot = if let Some(slot) = self.free_sequences.pop() {
             self.sequences[slot as usize] = sequence;
             slot
@@ -296,6 +299,33 @@ impl Tree {
 
     fn last_block_of_prompt(&self) -> u32 {
         self.prompt().and_then(|prompt| prompt.blocks.last().copied()).unwrap_or(NONE)
+    }
+
+    // -- turns -----------------------------------------------------------------------------------
+
+    /// Notes that the row of a sequence ended with every token kept.
+    pub(crate) fn end(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.sequence_mut(id) {
+            sequence.is_ended = true;
+        }
+    }
+
+    /// Takes an ended sequence of this origin up again if `context` begins with all of it.
+    pub(crate) fn reopen(&mut self, id: SequenceId, origin: Origin, context: &[TokenId]) -> bool {
+        let Some(sequence) = self.sequence(id) else { return false };
+        if !sequence.is_ended || sequence.origin != Some(origin) || sequence.len > context.len() {
+            return false;
+        }
+        let parts = context[..sequence.len].chunks(BLOCK_TOKENS);
+        let is_same = |(block, part): (&Block, &[TokenId])| block.tokens[..block.len()] == *part;
+        if !self.blocks_of(sequence).zip(parts).all(is_same) {
+            return false;
+        }
+        self.sequence_mut(id).is_some_and(|sequence| std::mem::take(&mut sequence.is_ended))
+    }
+
+    fn sequence_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.sequences[*self.ids.get(&id)? as usize].as_mut()
     }
 
     // -- use -------------------------------------------------------------------------------------

@@ -264,8 +264,9 @@ class Forest:
         mode: int,
         max_new_tokens: int,
         stop_token_ids: NDArray[np.int32],
+        previous_sequence_id: int | None = None,
     ) -> int:
-        """Start a sequence that decodes here; returns its row handle.
+        """Start a row that decodes here; returns its handle.
 
         Args:
             prompt_key: 16 bytes.
@@ -279,7 +280,13 @@ class Forest:
             max_new_tokens: tokens beyond it are not kept; 0 means no limit. Drafts leave room for
                 the token that the policy samples after them.
             stop_token_ids: tokens after the first of these are not kept.
+            previous_sequence_id: the sequence of the rollout's last turn. Where its row ended here
+                with every token kept, its policy version and lane are the row's and the context
+                begins with all of it, the row goes on with it: only the rest of the context is
+                appended, and ``sequence_id`` is not used. Anywhere else it changes nothing.
         """
+    def row_sequence_id(self, row: int) -> int:
+        """The sequence that a row appends to. ``ValueError`` for an unknown row."""
     def set_row_mode(self, row: int, mode: int) -> None: ...
     def close_row(self, row: int) -> RowStats:
         """End a row. Its tokens stay. ``ValueError`` for an unknown row."""

@@ -138,8 +138,11 @@ class PromptForest:
         mode: int,
         max_new_tokens: int,
         stop_token_ids: IntArray,
+        previous_sequence_id: int | None = None,
     ) -> int:
-        """Start a sequence that decodes here; returns its row handle."""
+        """Start a row that decodes here, of a new sequence or of the rollout's previous one;
+        returns its handle.
+        """
         with _refusals("open row"):
             return self._native.open_row(
                 prompt_key,
@@ -151,7 +154,13 @@ class PromptForest:
                 mode=mode,
                 max_new_tokens=max_new_tokens,
                 stop_token_ids=stop_token_ids,
+                previous_sequence_id=previous_sequence_id,
             )
+
+    def row_sequence_id(self, row: int) -> int:
+        """The sequence that a row appends to."""
+        with _refusals("row sequence id"):
+            return self._native.row_sequence_id(row)
 
     def set_row_mode(self, row: int, mode: int) -> None:
         """Change how a row drafts from its next step on."""

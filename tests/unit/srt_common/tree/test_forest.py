@@ -251,11 +251,11 @@ def test_whether_a_position_is_drafted_depends_on_what_stands_before_it_alone() 
     forest = make_forest()
     rng = np.random.default_rng(3)
     for i in range(30):
-        extend(forest, update(rng.integers(0, 3, 40).tolist(), sequence_id=i))
+        extend(forest, update(rng.choice(3, 40, p=(0.7, 0.2, 0.1)).tolist(), sequence_id=i))
     went_on: dict[tuple[int, ...], set[bool]] = {}
     for sequence_id in range(1000, 1600):
         row = open_row(forest, sequence_id=sequence_id)
-        drafts = step(forest, row, [1, 2], max_draft=8, min_survival=0.3)
+        drafts = step(forest, row, [1, 2], max_draft=8, min_survival=0.4)
         draft = drafts.token_ids.tolist()
         for end in range(len(draft) + 1):
             went_on.setdefault(tuple(draft[:end]), set()).add(end < len(draft) or end == 8)

@@ -392,7 +392,7 @@ class ForestMachine(RuleBasedStateMachine):
             assert drafts.match_length[i] == 0
             return
         tally.num_lookups += 1
-        first = self.oracle.estimate(row.key, row.text)
+        first = self.oracle.estimate(row.key, row.text, is_sampled=row.is_sampled)
         match_length = 0 if first is None else first.match_length
         assert drafts.match_length[i] == match_length
         if positions:
@@ -405,7 +405,7 @@ class ForestMachine(RuleBasedStateMachine):
     ) -> None:
         context, survival, estimate = list(row.text), 1.0, None
         for n in range(max_draft):
-            estimate = self.oracle.estimate(row.key, context, estimate)
+            estimate = self.oracle.estimate(row.key, context, estimate, is_sampled=row.is_sampled)
             if estimate is None:
                 assert len(positions) == n
                 return

@@ -230,6 +230,7 @@ class TreeDrafter:
             mode=mode,
             max_new_tokens=params.max_tokens or 0,
             stop_token_ids=sorted(stops),
+            rollout_id=extra.srt_rollout_id,
         )
         self._drafter.open(request)
         self._telemetry.opened(new.req_id, extra, prompt_key, len(prompt))
