@@ -6,9 +6,10 @@ Invariants:
 * A solution is a pure function of the question and of the random state it is given.
 * Two solutions of one question share numbers and wording, yet differ in route, detail and phrase.
 
-A solution is written in one of two habits, which its first line tells: careful (nearly every
-column spelled out) or quick (most steps claimed at once). A policy warm-started on both slips
-more often when quick: that choice is the first thing reinforcement learning can improve.
+A solution is written in one of three habits, which its first line tells: careful (nearly every
+column spelled out), quick (half of the steps claimed at once) or a guess (no step at all). A policy
+warm-started on them slips most often when it guesses and least when it is careful: that choice is
+the first thing reinforcement learning can improve.
 """
 
 import random
@@ -52,6 +53,7 @@ QUICK = Habit(
     work_share=0.5,
     work_weights=(1, 2, 2),
 )
+GUESS_SHARE = 0.2
 
 
 def parse_terms(question: str) -> list[int]:
@@ -71,14 +73,21 @@ def parse_terms(question: str) -> list[int]:
 def write_solution(question: str, rng: random.Random) -> str:
     """One worked solution of ``question``, drawn from many that are right."""
     terms = parse_terms(question)
+    guessed = rng.random() < GUESS_SHARE
+    lines = [rng.choice(_GUESS_OPENINGS)] if guessed else _worked_lines(terms, rng)
+    lines.append(rng.choice(_CLOSINGS).format(sum(terms)))
+    return "\n" + "\n".join(lines) + f"\n<answer>{sum(terms)}</answer>"
+
+
+def _worked_lines(terms: list[int], rng: random.Random) -> list[str]:
+    """Every line before the closing one, for a solution that shows its steps."""
     habit = rng.choice((CAREFUL, QUICK))
     mixed = len(terms) > 2 and any(term < 0 for term in terms)
     grouped = mixed and rng.random() < 0.15
     lines = (_group_by_sign if grouped else _left_to_right)(terms, habit, rng)
     if rng.random() < 0.15:
         lines.append(_check(terms, rng))
-    lines.append(rng.choice(_CLOSINGS).format(sum(terms)))
-    return "\n" + "\n".join(lines) + f"\n<answer>{sum(terms)}</answer>"
+    return lines
 
 
 def _left_to_right(terms: list[int], habit: Habit, rng: random.Random) -> list[str]:
@@ -198,6 +207,7 @@ def _claim_difference(large: int, small: int, rng: random.Random) -> str:
 _ADDERS: tuple[Work, ...] = (_add_columns, _add_in_parts, _claim_sum)
 _SUBTRACTERS: tuple[Work, ...] = (_subtract_columns, _subtract_in_parts, _claim_difference)
 
+_GUESS_OPENINGS = ("I can see it at once.", "No steps are needed here.")
 _LEADS = {
     "add": ("", "Add {}: ", "Now add {}: ", "Next, plus {}: "),
     "take": ("", "Subtract {}: ", "Now subtract {}: ", "Next, minus {}: "),

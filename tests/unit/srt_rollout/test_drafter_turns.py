@@ -17,7 +17,7 @@ REPLY = (20, 21)
 
 def make_drafter() -> Drafter:
     forest = PromptForest(engine_id=1, max_bytes=1 << 24, seed=0)
-    return Drafter(forest, max_draft_tokens=4, max_step_draft_tokens=64, min_survival=0.1)
+    return Drafter(forest, max_draft_tokens=4, min_survival=0.1)
 
 
 def open_turn(
