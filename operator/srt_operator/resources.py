@@ -185,7 +185,7 @@ class OptimizerSpec(Part):
     max_tokens_per_micro_batch: Annotated[int, Field(ge=1, le=16_777_216)] = 16_384
     """Prompt and response tokens of one forward pass, padding included."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of trainer and engines."""
+    """Of the trainer, and of the engines unless they name their own."""
 
 
 class EvaluationSpec(Part):
@@ -226,6 +226,8 @@ class EngineSpec(Part):
     """Rollouts decoded at a time, both lanes together."""
     max_model_len: Annotated[int, Field(ge=16, le=16_777_216)]
     """Prompt and response tokens of one rollout."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of weights and activations; absent: as the trainer's."""
     kv_cache_memory: Annotated[Bytes, Field(ge=2**24)] | None = None
     """KV cache of one engine; absent: vLLM decides."""
     extra_args: Words = ()

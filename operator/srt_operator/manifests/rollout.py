@@ -42,7 +42,7 @@ def _gateway(job: SRTJob, site: Site, member: Member) -> dict[str, str]:
         "SRT_ROLLOUT_MAX_NUM_SEQS": str(engine.max_num_seqs),
         "SRT_ROLLOUT_RESERVE_SLOTS": str(_reserve_slots(job)),
         "SRT_ROLLOUT_MAX_MODEL_LEN": str(engine.max_model_len),
-        "SRT_ROLLOUT_DTYPE": job.spec.optimizer.dtype,
+        "SRT_ROLLOUT_DTYPE": template.engine.dtype or job.spec.optimizer.dtype,
         "SRT_ROLLOUT_EXTRA_ARGS": json.dumps(engine.extra_args),
         "SRT_ROLLOUT_DRAIN_SECONDS": str(template.drain_seconds),
         "SRT_ROLLOUT_STOP_SECONDS": str(_STOP_SECONDS),
