@@ -60,6 +60,14 @@ def test_every_process_says_what_it_records(
     assert (read.job_name, read.trace_sample_ratio) == ("sums", 0.5)
 
 
+def test_engines_may_sample_in_another_precision_than_the_trainer_learns_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = make_job(spec__rollout__template__engine__dtype="bfloat16")
+    assert job.spec.optimizer.dtype == "float32"
+    assert settings_of(RolloutSettings, process("rollout-0", job), monkeypatch).dtype == "bfloat16"
+
+
 def test_a_rollout_pod_gets_what_the_job_says(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(
         spec__rollout__template__engine__kvCacheMemory="64Mi",
