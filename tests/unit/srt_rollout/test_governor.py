@@ -220,8 +220,8 @@ def test_probes_are_rare_and_of_both_kinds() -> None:
     assert lengths.count(0) == 992
 
 
-def test_prompt_tokens_beside_the_rows_make_drafts_cheaper() -> None:
-    """A step that is long anyhow can carry more drafts."""
+def test_prefill_beside_the_rows_makes_drafts_no_longer() -> None:
+    """It is done once, however many steps the decoding takes."""
     kept = []
     for num_prompt_tokens in (0, 4000):
         governor = Governor(StepCost(base=1e-3, per_token=1e-4, per_prompt_token=1e-5))
@@ -240,7 +240,33 @@ def test_prompt_tokens_beside_the_rows_make_drafts_cheaper() -> None:
             )
         survival = np.tile(np.float32(0.8) ** np.arange(1, 17, dtype=np.float32), 8)
         kept.append(int(governor.choose(survival, np.arange(0, 129, 16, dtype=np.int32)).sum()))
-    assert kept[1] > kept[0] > 0
+    assert kept[0] == kept[1] > 0
+
+
+def test_drafts_of_aborted_requests_prove_nothing() -> None:
+    """A bubble closes: 32 rows are gone with their drafts, one row goes on undrafted."""
+    kept = []
+    for num_aborted in (0, 20):
+        governor = Governor(StepCost(base=1e-3, per_token=1e-4))
+        survival = np.tile(np.float32(0.8) ** np.arange(1, 17, dtype=np.float32), 32)
+        offsets = np.arange(0, 16 * 33, 16, dtype=np.int32)
+        for _ in range(num_aborted):
+            if governor.plan(32).is_drafting:
+                assert governor.choose(survival, offsets).sum() > 0
+            governor.plan(1)
+            governor.observe(
+                MeasuredStep(
+                    num_rows=1,
+                    num_draft_tokens=0,
+                    num_prompt_tokens=0,
+                    num_emitted=1,
+                    seconds=1.1e-3,
+                )
+            )
+        while not governor.plan(32).min_survival > 0.03:
+            pass
+        kept.append(int(governor.choose(survival, offsets).sum()))
+    assert kept[1] > 0.9 * kept[0] > 0
 
 
 @pytest.mark.parametrize(("num_accepted", "is_shorter"), [(8, False), (0, True)])

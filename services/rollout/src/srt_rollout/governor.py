@@ -55,8 +55,6 @@ _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
 _SHORTEST_PAUSE = 32
 _LONGEST_PAUSE = 256
-_PROMPT_SHARE = 0.1
-"""Of a new reading in the running mean of prompt tokens per step."""
 
 
 class _Kind(Enum):
@@ -91,6 +89,18 @@ class MeasuredStep:
 
 
 @dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the next step is to verify."""
+
+    num_draft_tokens: int
+    num_expected: float
+    """Accepted tokens that survivals promise."""
+
+
+_NOTHING = _Choice(0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class GovernorStats:
     """What the governor did and believes."""
 
@@ -109,13 +119,12 @@ class Governor:
     def __init__(self, initial: StepCost | None = None) -> None:
         self._step_time = StepTime() if initial is None else StepTime(initial)
         self._cost = self._step_time.cost
-        self._num_prompt_tokens = 0.0
         self._threshold = 0.0
         self._at = 0
         self._kind = self._previous = _Kind.UNDRAFTED
         self._gain = _Gain()
         self._trust = _Trust()
-        self._expected = self._expected_before = 0.0
+        self._choice = self._choice_before = _NOTHING
         self._pause_left = 0
         self._pause = _SHORTEST_PAUSE
         self._num_probe_steps = 0
@@ -124,7 +133,7 @@ class Governor:
     def plan(self, num_rows: int) -> Plan:
         """Decide about the next step of ``num_rows`` rows; call once a step, `choose` after it."""
         self._previous, self._kind = self._kind, self._next_kind()
-        self._expected_before, self._expected = self._expected, 0.0
+        self._choice_before, self._choice = self._choice, _NOTHING
         if self._kind is _Kind.UNDRAFTED:
             return Plan(is_drafting=False, min_survival=1.0)
         floor = _LOWEST_SURVIVAL
@@ -149,11 +158,14 @@ class Governor:
         if self._kind is _Kind.LONG:
             plain = fixed + per_token * num_rows
             num_taken = int(max(_MIN_LONG_PROBE, num_rows / 2, min(plain / per_token, 1e6)))
-            return _lengths(_by_survival(survival)[:num_taken], offsets)
+            lengths = _lengths(_by_survival(survival)[:num_taken], offsets)
+            self._choice = _Choice(int(lengths.sum()), 0.0)
+            return lengths
         survival = survival * np.float32(self._trust.value)
         taken = take(survival, offsets, fixed=fixed, per_token=per_token)
         self._threshold = taken.threshold / self._trust.value
-        self._expected = taken.num_expected / self._trust.value
+        num_expected = taken.num_expected / self._trust.value
+        self._choice = _Choice(int(taken.lengths.sum()), num_expected)
         return taken.lengths
 
     def observe(self, step: MeasuredStep) -> None:
@@ -167,17 +179,16 @@ class Governor:
         )
         seconds = self._step_time.observe(sample)
         self._cost = self._step_time.cost
-        self._num_prompt_tokens += _PROMPT_SHARE * (
-            step.num_prompt_tokens - self._num_prompt_tokens
-        )
+        if step.num_draft_tokens != self._choice_before.num_draft_tokens:
+            return  # requests were aborted, preempted or cut short: their drafts prove nothing
         if self._previous is _Kind.GOVERNED:
             num_accepted = step.num_emitted - step.num_rows
-            self._trust.add(self._expected_before / step.num_rows, num_accepted / step.num_rows)
+            promised = self._choice_before.num_expected
+            self._trust.add(promised / step.num_rows, num_accepted / step.num_rows)
         if kinds == (_Kind.GOVERNED, _Kind.GOVERNED):
-            plain = self._cost.seconds(
-                step.num_rows, num_prompt_tokens=step.num_prompt_tokens, drafting=0
-            )
-            self._gain.add(plain * step.num_emitted / step.num_rows, seconds)
+            plain = self._cost.seconds(step.num_rows, num_prompt_tokens=0, drafting=0)
+            prefill = self._cost.per_prompt_token * step.num_prompt_tokens
+            self._gain.add(plain * step.num_emitted / step.num_rows + prefill, seconds)
             self._switch()
 
     def stats(self) -> GovernorStats:
@@ -204,8 +215,10 @@ class Governor:
         return _Kind.UNDRAFTED if at < _NUM_UNDRAFTED_PROBES else _Kind.LONG
 
     def _fixed_seconds(self) -> float:
-        """Of a drafted step that decodes nothing."""
-        return self._cost.seconds(0, num_prompt_tokens=self._num_prompt_tokens, drafting=1)
+        """Of a drafted step without any token. Prefill is no part of it: it is done once, however
+        many steps the decoding takes.
+        """
+        return self._cost.seconds(0, num_prompt_tokens=0, drafting=1)
 
     def _switch(self) -> None:
         """Turn drafting off when it has not paid; forget earlier failures when it has for long."""

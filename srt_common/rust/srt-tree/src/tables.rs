@@ -131,10 +131,13 @@ impl Tables {
         }
     }
 
-    /// Calibrated chance that a draft from such an estimate is accepted.
+    /// Calibrated chance that a draft from such an estimate is accepted; at most 1, however the
+    /// sum behind ``confidence`` was rounded, so that survival never rises along a draft.
     pub(crate) fn acceptance(&self, cell: usize, confidence: f32) -> f64 {
         let Mean { sum, count } = self.calibration[cell];
-        (sum + CALIBRATION_PRIOR * f64::from(confidence)) / (count + CALIBRATION_PRIOR)
+        let expected =
+            (sum + CALIBRATION_PRIOR * f64::from(confidence)) / (count + CALIBRATION_PRIOR);
+        expected.min(1.0)
     }
 
     /// Learns how much of a draft's mass was accepted.

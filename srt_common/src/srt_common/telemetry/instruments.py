@@ -34,9 +34,6 @@ class DraftInstruments:
     steps: Counter
     skipped: Counter
     """Steps without a draft after an error, by ``error.type``."""
-    probe_steps: Counter
-    off_steps: Counter
-    """Steps without a draft because drafting did not pay."""
 
     @classmethod
     def of(cls, meter: Meter) -> Self:
@@ -47,8 +44,6 @@ class DraftInstruments:
             accepted_tokens=_counter(meter, names.METRIC_ACCEPTED_TOKENS),
             steps=_counter(meter, names.METRIC_DRAFT_STEPS),
             skipped=_counter(meter, names.METRIC_DRAFT_SKIPPED),
-            probe_steps=_counter(meter, names.METRIC_DRAFT_PROBE_STEPS),
-            off_steps=_counter(meter, names.METRIC_DRAFT_OFF_STEPS),
         )
 
 
