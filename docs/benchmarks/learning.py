@@ -107,7 +107,7 @@ def describe(arms: dict[str, Arm], summary: dict[str, Any], command: str) -> str
             "",
             *table(arms),
             "",
-            "Intervals are of the evaluations alone: two trainings differ by more, as two seeds do.",
+            "Intervals are of the evaluations alone; trainings differ by more, as two seeds do.",
             "",
             f"Rollout seconds, all steps: off {off['rollout_seconds']:.1f}, "
             f"on {on['rollout_seconds']:.1f} ({ratio:.2f}x). Tokens per step: "
