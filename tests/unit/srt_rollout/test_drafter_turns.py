@@ -110,7 +110,7 @@ def test_a_turn_that_is_still_decoding_is_not_taken_up_by_a_second_one() -> None
     assert sequences[1] == 6
 
 
-def test_a_sequence_refused_by_memory_is_not_continued() -> None:
+def test_a_sequence_whose_tree_is_gone_is_not_continued() -> None:
     drafter = make_drafter()
     open_turn(drafter, ())
     drafter.forest.remove_prompt(KEY)
