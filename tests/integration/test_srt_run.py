@@ -48,6 +48,7 @@ spec:
       drainSeconds: 3
       engine: {{maxNumSeqs: 6, maxModelLen: 256, kvCacheMemory: 32Mi}}
   treeCache: {{template: {{shards: 16, retention: {{maxBytes: 64Mi}}}}}}
+  telemetry: {{traceSampleRatio: 1.0}}
   runAhead:
     reserveSlots: 1
     chunkTokens: 16
