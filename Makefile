@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements/cpu.lock $(PACKAGES:=/pyproject.toml) srt_commo
 	@scripts/install "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-demo: install ## train a tiny model with SRT off and on, and compare (about 15 minutes)
+demo: install ## train a tiny model with SRT off and on, and compare (about 10 minutes)
 	@$(BIN)/srt run docs/examples/tiny-math/job.yaml --compare --fresh
 
 test: install ## everything that CI runs, at most 25 minutes
