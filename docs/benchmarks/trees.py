@@ -27,6 +27,8 @@ from structure import SIZES, structure_table
 from tokenizers import Tokenizer
 
 from srt_common.keys import PromptKey
+from srt_common.simulate.row import common_prefix
+from srt_common.simulate.srt import prompt_key
 from srt_common.tree import LANE_POLICY, MODE_SAMPLED, PromptForest, Update, pack_tokens
 from srt_rollout.drafter import Drafter, RowRequest, StepBatch
 
@@ -59,11 +61,7 @@ class Decoding:
     def verify(self) -> tuple[IntArray, int]:
         """The tokens of one pass, and how many drafted positions were verified for them."""
         rest = self.rollout.response[self.at :].tolist()
-        accepted = 0
-        while accepted < min(len(self.draft), len(rest) - 1):
-            if self.draft[accepted] != rest[accepted]:
-                break
-            accepted += 1
+        accepted = common_prefix(self.draft, rest[:-1])
         verified = len(self.draft)
         self.at += accepted + 1
         return np.asarray(rest[: accepted + 1], np.int32), verified
@@ -96,7 +94,7 @@ def rollouts(num_prompts: int, num_epochs: int, num_samples: int) -> list[Rollou
     made = []
     for epoch in range(num_epochs):
         for number, problem in enumerate(problems):
-            key = PromptKey(number.to_bytes(16, "little"))
+            key = prompt_key(number)
             prompt = np.asarray(tokenizer.encode(problem["question"]).ids, np.int32)
             for _ in range(num_samples):
                 text = write_solution(problem["question"], rng)

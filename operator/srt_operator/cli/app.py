@@ -49,7 +49,7 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
 PASSED_ON: Final = ("verify", "simulate")
 """Commands whose arguments, --help among them, another process reads."""
 
-_PASSED_ON: Final[dict[str, Any]] = {
+_PASS_ON_SETTINGS: Final[dict[str, Any]] = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
     "help_option_names": [],
@@ -67,7 +67,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for name, (command, examples) in COMMANDS.items():
-        settings = _PASSED_ON if name in PASSED_ON else {}
+        settings = _PASS_ON_SETTINGS if name in PASSED_ON else {}
         epilog = "\n\n".join(("Examples:", *(f"  {line}" for line in examples)))
         app.command(name, epilog=epilog, context_settings=settings)(command)
     return app

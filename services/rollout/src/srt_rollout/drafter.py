@@ -123,9 +123,7 @@ class _Turns:
         return self._sequences.get(rollout_id)
 
     def note(self, rollout_id: str, sequence_id: int) -> None:
-        """Keep what a rollout's next turn may go on with. An empty id names no rollout."""
-        if not rollout_id:
-            return
+        """Keep what a rollout's next turn may go on with."""
         self._sequences[rollout_id] = sequence_id
         self._sequences.move_to_end(rollout_id)
         if len(self._sequences) > _MAX_ROLLOUTS:
@@ -144,10 +142,12 @@ class Drafter:
         max_draft_tokens: int,
         min_survival: float | None = None,
     ) -> None:
-        """Args:
-        forest: the trees.
-        max_draft_tokens: of one row in one step.
-        min_survival: draft always and down to this survival; None: the governor decides.
+        """No row is open yet.
+
+        Args:
+            forest: the trees.
+            max_draft_tokens: of one row in one step.
+            min_survival: draft always and down to this survival; None: the governor decides.
         """
         self.forest = forest
         self.governor = Governor() if min_survival is None else None
@@ -175,7 +175,8 @@ class Drafter:
             stop_token_ids=np.asarray(request.stop_token_ids, dtype=np.int32),
             previous_sequence_id=self._turns.last(request.rollout_id),
         )
-        self._turns.note(request.rollout_id, self.forest.row_sequence_id(handle))
+        if request.rollout_id:
+            self._turns.note(request.rollout_id, self.forest.row_sequence_id(handle))
         num_known = len(request.prompt_token_ids) + len(request.context_token_ids)
         self._rows[request.request_id] = _Row(handle, num_known)
 

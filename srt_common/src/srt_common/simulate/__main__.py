@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from srt_common.errors import ConfigurationError
 from srt_common.simulate.arms import DRAFTERS, SRT, SUFFIX, Options, episodes
@@ -18,6 +20,8 @@ from srt_common.simulate.trace import Trace
 MAX_REPLICAS = 64
 MAX_DRAFT_TOKENS = 128
 STDOUT = "-"
+
+Number = TypeVar("Number", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_drafting(parser)
     _add_machine(parser)
-    parser.add_argument("--seed", type=_integer(0, 2**32 - 1), default=0)
+    parser.add_argument("--seed", type=_within(int, 0, 2**32 - 1), default=0)
     parser.add_argument(
         "--json",
         nargs="?",
@@ -152,14 +156,14 @@ def _add_drafting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-draft-tokens",
-        type=_integer(1, MAX_DRAFT_TOKENS),
+        type=_within(int, 1, MAX_DRAFT_TOKENS),
         default=16,
         metavar="K",
         help="per row and step (default: %(default)s)",
     )
     parser.add_argument(
         "--min-survival",
-        type=_number(0, 1),
+        type=_within(float, 0, 1),
         default=0.1,
         metavar="P",
         help="srt stops a draft where its chance of being accepted falls below (default: "
@@ -182,21 +186,24 @@ def _add_drafting(parser: argparse.ArgumentParser) -> None:
         help="exact replay: which visits of the prompts to replay (default: the later half)",
     )
     parser.add_argument(
-        "--rollouts", type=_integer(1, 2**31), metavar="N", help="only the first N of the source"
+        "--rollouts",
+        type=_within(int, 1, 2**31),
+        metavar="N",
+        help="only the first N of the source",
     )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
-        type=_integer(1, 4096),
+        type=_within(int, 1, 4096),
         default=32,
         metavar="N",
         help="rollouts in flight, over all replicas (default: %(default)s)",
     )
     parser.add_argument(
         "--replicas",
-        type=_integer(1, MAX_REPLICAS),
+        type=_within(int, 1, MAX_REPLICAS),
         default=1,
         metavar="N",
         help="engines, 1 to 64; rollouts go to random ones (default: %(default)s)",
@@ -209,45 +216,37 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--publish-delay",
-        type=_number(0, 3600),
+        type=_within(float, 0, 3600),
         default=0.2,
         metavar="SECONDS",
         help="until other replicas see what one has sampled (default: %(default)s)",
     )
     parser.add_argument(
         "--c0-ms",
-        type=_number(1e-6, 1e6),
+        type=_within(float, 1e-6, 1e6),
         default=3.0,
         metavar="MS",
         help="a decoding step takes c0 + c1 n for n tokens (default: %(default)s)",
     )
     parser.add_argument(
-        "--c1-ms", type=_number(0, 1e6), default=0.05, metavar="MS", help="(default: %(default)s)"
+        "--c1-ms",
+        type=_within(float, 0, 1e6),
+        default=0.05,
+        metavar="MS",
+        help="(default: %(default)s)",
     )
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"is {text!r}; allowed are {low} to {high}")
-        return value
+def _within(kind: type[Number], low: Number, high: Number) -> Callable[[str], Number]:
+    """What reads a number of a kind between two bounds."""
+    spec = "" if kind is int else "g"
 
-    return parse
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"is {text!r}; allowed are {low:g} to {high:g}")
-        return value
+    def parse(text: str) -> Number:
+        with suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        allowed = f"{low:{spec}} to {high:{spec}}"
+        raise argparse.ArgumentTypeError(f"is {text!r}; allowed are {allowed}")
 
     return parse
 

@@ -162,9 +162,9 @@ class TreeDrafter:
         self._book = DraftBook((), None)
         if not rows:
             return proposed
-        num_emitted = sum(len(sampled_token_ids[row]) for row in rows)
-        self._timer.on_sampled(num_rows=len(rows), num_emitted=num_emitted)
-        batch = self._batch(rows, sampled_token_ids, num_tokens_no_spec, token_ids_cpu)
+        emitted = [len(sampled_token_ids[row]) for row in rows]
+        self._timer.on_sampled(num_rows=len(rows), num_emitted=sum(emitted))
+        batch = self._batch(rows, emitted, num_tokens_no_spec, token_ids_cpu)
         try:
             drafts = self._drafter.step(batch)
         except TreeError as error:
@@ -240,7 +240,7 @@ class TreeDrafter:
     def _batch(
         self,
         rows: Sequence[int],
-        sampled_token_ids: list[list[int]],
+        emitted: Sequence[int],
         num_tokens_no_spec: NDArray[np.int32],
         token_ids_cpu: NDArray[np.int32],
     ) -> StepBatch:
@@ -251,7 +251,6 @@ class TreeDrafter:
             token_ids_cpu[row, self._drafter.num_known(request_id) : end].astype(np.int32)
             for row, request_id, end in zip(rows, request_ids, ends, strict=True)
         ]
-        emitted = [len(sampled_token_ids[row]) for row in rows]
         batch = StepBatch(
             request_ids=request_ids,
             new_tokens=new_tokens,
