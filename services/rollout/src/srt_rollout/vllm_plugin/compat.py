@@ -1,7 +1,7 @@
 """The one place that attaches to vLLM's internals, after checking that they are what we know.
 
 vLLM itself is not changed: no file is edited and nothing is swapped when modules are imported. When
-a worker has loaded its model, `attach` gives that engine one instance override, one forward hook
+a worker has loaded its model, `attach` gives that engine two instance overrides, one forward hook
 and two wrapped functions. An unknown version or signature stops the engine with a sentence.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 import vllm
 from torch import Tensor
+from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.metadata import SamplingMetadata
 
@@ -23,6 +24,7 @@ from srt_common.errors import ConfigurationError
 from srt_rollout.vllm_plugin.sampler import (
     SparseDraft,
     Verification,
+    emitted_rows,
     expand_batch_to_tokens,
     verify_drafts,
 )
@@ -40,6 +42,15 @@ REJECTION_SAMPLE_PARAMETERS = (
     "target_logits",
     "bonus_token_ids",
     "sampling_metadata",
+)
+LOGPROBS_PARAMETERS = (
+    "self",
+    "max_num_logprobs",
+    "metadata",
+    "logits",
+    "target_logits",
+    "bonus_logits",
+    "sampled_token_ids",
 )
 EXPAND_PARAMETERS = ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to")
 
@@ -95,6 +106,8 @@ def attach(runner: Any, listener: VerificationListener) -> None:
     check_version()
     _check_signature(rejection_sampler.rejection_sample, REJECTION_SAMPLE_PARAMETERS)
     _check_signature(rejection_sampler.expand_batch_to_tokens, EXPAND_PARAMETERS)
+    stock = runner.rejection_sampler
+    _check_signature(type(stock)._get_logprobs_tensors, LOGPROBS_PARAMETERS)
     _check_engine(runner)
 
     def draft_probs(metadata: Any) -> _DraftInFlight:
@@ -105,10 +118,38 @@ def attach(runner: Any, listener: VerificationListener) -> None:
             listener.on_bonus(output.logprobs_tensors.logprobs, kwargs["sampling_metadata"])
 
     runner._get_spec_decode_draft_probs = draft_probs
-    runner.rejection_sampler.sampler.register_forward_hook(on_sampled, with_kwargs=True)
+    stock._get_logprobs_tensors = functools.partial(logprobs_tensors, stock)
+    stock.sampler.register_forward_hook(on_sampled, with_kwargs=True)
     _wrap_rejection_sample()
     if torch.device(runner.device).type == "cpu":
         rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+
+
+def logprobs_tensors(
+    stock: Any,
+    max_num_logprobs: int,
+    metadata: Any,
+    _logits: Tensor,
+    target_logits: Tensor,
+    bonus_logits: Tensor,
+    sampled_token_ids: Tensor,
+) -> LogprobsTensors:
+    """What `RejectionSampler._get_logprobs_tensors` gives, computed once per position [N+B] and
+    not once per place of the padded output [B*(L+1)].
+    """
+    at = emitted_rows(metadata.num_draft_tokens, target_logits.device).flatten()
+    logits = torch.cat((target_logits, bonus_logits)).to(torch.float32)
+    tokens = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    sampled = sampled_token_ids.flatten().to(torch.int64)
+    tokens.scatter_reduce_(0, at, sampled, "amax")  # placeholders are below every token
+    values = logits if stock.is_logits_logprobs_mode else stock.sampler.compute_logprobs(logits)
+    of_token = values.gather(1, tokens[:, None])
+    ranks = (values >= of_token).sum(1)
+    ids = tokens[:, None]
+    if max_num_logprobs > 0:
+        top = values.topk(max_num_logprobs, dim=1)
+        ids, of_token = torch.cat((ids, top.indices), 1), torch.cat((of_token, top.values), 1)
+    return LogprobsTensors(ids.to(torch.int32)[at], of_token[at], ranks[at])
 
 
 def _wrap_rejection_sample() -> None:

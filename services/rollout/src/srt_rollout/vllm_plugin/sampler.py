@@ -140,15 +140,16 @@ def _draw_residual(
     sampling: SamplingMetadata,
     num_draft_tokens: list[int],
 ) -> Tensor:
-    """[B] draws from max(p - q, 0) at one position per request (exponential race)."""
+    """[B] draws from max(p - q, 0) at one position per request: one uniform each, inverted."""
     rows = probs[at]
     residual = rows.scatter_add(1, draft.token_ids[at], -draft.probs[at]).clamp_min_(0)
     residual = torch.where(residual.sum(1, keepdim=True) > 0, residual, rows)
-    race = torch.empty_like(residual).exponential_()
+    uniforms = torch.rand(len(at), 1, dtype=torch.float64, device=probs.device)
     for row, generator in sampling.generators.items():
         if num_draft_tokens[row] > 0:
-            race[row].exponential_(generator=generator)
-    return (residual / race).argmax(1)
+            uniforms[row].uniform_(generator=generator)
+    mass = residual.cumsum(1, dtype=torch.float64)
+    return torch.searchsorted(mass, uniforms * mass[:, -1:], right=True).squeeze(1)
 
 
 def _assemble(
@@ -171,6 +172,17 @@ def _assemble(
     )
     output.scatter_(1, num_accepted[:, None].to(torch.int64), last[:, None].to(torch.int32))
     return output
+
+
+def emitted_rows(num_draft_tokens: list[int], device: torch.device) -> Tensor:
+    """[B, L+1] row of each output position in [N target rows, then B bonus rows]; positions behind
+    a request's last are given its bonus row.
+    """
+    layout = _Layout.of(num_draft_tokens, device)
+    requests = torch.arange(len(num_draft_tokens), device=device)
+    bonus = sum(num_draft_tokens) + requests[:, None]
+    targets = torch.where(layout.is_valid, layout.flat, bonus)
+    return torch.cat((targets, bonus), dim=1)
 
 
 def bonus_probs(logits: Tensor, sampling: SamplingMetadata, *, is_processed: bool) -> Tensor:

@@ -50,15 +50,15 @@ class StepRecord:
         """sum(min(p, q)) of the rows' own verified positions; NaN after the first refused one."""
         if self.verification is None:
             return np.zeros(0, dtype=np.float32)
-        values = self.verification.overlap.cpu().numpy()
-        starts = np.cumsum([0, *self.num_draft_tokens])
-        pieces = []
-        for row, emitted in zip(rows, num_emitted, strict=True):
-            if self.is_ours[row]:
-                piece = values[starts[row] : starts[row + 1]].copy()
-                piece[emitted:] = np.nan
-                pieces.append(piece)
-        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        lengths = np.asarray(self.num_draft_tokens)
+        end = np.zeros_like(lengths)
+        end[rows] = np.minimum(num_emitted, lengths[rows])
+        is_learnt = np.zeros(len(lengths), dtype=np.bool_)
+        is_learnt[rows] = np.asarray(self.is_ours)[rows]
+        row_of = np.repeat(np.arange(len(lengths)), lengths)
+        step = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        values = np.where(step < end[row_of], self.verification.overlap.cpu().numpy(), np.nan)
+        return values[is_learnt[row_of]].astype(np.float32, copy=False)
 
     def soft_rows(
         self, rows: Sequence[int], num_emitted: Sequence[int], *, is_processed: bool
@@ -68,7 +68,7 @@ class StepRecord:
         Greedy rows have none: what they are sampled from is a point mass.
 
         Args:
-            rows: indices into the batch.
+            rows: rising indices into the batch.
             num_emitted: tokens each of them emitted, at most its drafts + 1.
             is_processed: see `sampler.bonus_probs`.
         """
@@ -94,18 +94,15 @@ class StepRecord:
         """Index of each emitted position into [target rows, then bonus rows], and whether its row
         is greedy.
         """
-        lengths = self.num_draft_tokens or [0] * len(self._bonus_logits)  # type: ignore[arg-type]
-        starts = np.cumsum([0, *lengths])
-        num_target = 0 if self.verification is None else int(starts[-1])
-        greedy = self._greedy_rows(len(lengths))
-        index, is_greedy = [], []
-        for row, emitted in zip(rows, num_emitted, strict=True):
-            at = np.arange(starts[row], starts[row] + emitted)
-            if emitted == lengths[row] + 1:
-                at[-1] = num_target + row
-            index.append(at)
-            is_greedy.append(np.full(emitted, greedy[row]))
-        return np.concatenate(index).astype(np.int64), np.concatenate(is_greedy)
+        assert self._bonus_logits is not None
+        at, emitted = np.asarray(rows), np.asarray(num_emitted)
+        lengths = np.asarray(self.num_draft_tokens or [0] * len(self._bonus_logits))
+        num_target = 0 if self.verification is None else int(lengths.sum())
+        starts, ends = np.cumsum(lengths) - lengths, np.cumsum(emitted)
+        index = np.arange(ends[-1]) + np.repeat(starts[at] - (ends - emitted), emitted)
+        is_whole = emitted == lengths[at] + 1
+        index[ends[is_whole] - 1] = num_target + at[is_whole]
+        return index, np.repeat(self._greedy_rows(len(lengths))[at], emitted)
 
     def _greedy_rows(self, num_rows: int) -> NDArray[np.bool_]:
         assert self._sampling is not None
