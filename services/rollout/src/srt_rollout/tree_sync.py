@@ -42,6 +42,8 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 DRAIN_TOKENS = 32_768
 """Most own tokens published at once."""
 BLOCK_SECONDS = 1.0
+GATHER_SECONDS = 0.02
+"""Between reads: what arrives meanwhile is read at once, for a reading costs more than its news."""
 RETRY_SECONDS = 0.5
 STOP_SECONDS = 2.0
 
@@ -201,6 +203,7 @@ class TreeSync:
                     self._counts["gaps"] += 1
                     stale.add(batch.shard)
                 await self._apply(batch)
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _load_shard(self, shard: int) -> None:
         for key in await self._store.snapshot_keys(shard):
