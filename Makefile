@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-unit test-integration lint format types bench bench-learning lock clean
+.PHONY: help install demo test test-unit test-integration lint format types bench bench-live bench-learning lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,6 +54,9 @@ types: install ## mypy --strict and stubtest
 bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED) beside the peer's
 	$(BIN)/python docs/benchmarks/trees.py
 	$(BIN)/python docs/benchmarks/traces.py
+
+bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (5 minutes, not in CI)
+	$(BIN)/python docs/benchmarks/live.py
 
 bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
 	$(BIN)/python docs/benchmarks/learning.py

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, Proposal, StepBatch
+from srt_rollout.governor import UNDRAFTED, Governor, Plan
 from srt_rollout.verify.cases import Case, all_cases
 from srt_rollout.verify.engine import (
     ExactPolicy,
@@ -94,8 +95,8 @@ def test_a_point_mass_verified_with_q_is_caught(
 ) -> None:
     stock = Drafter.step
 
-    def step(self: Drafter, batch: StepBatch) -> Proposal:
-        drafts = stock(self, batch)
+    def step(self: Drafter, batch: StepBatch, plan: Plan) -> Proposal:
+        drafts = stock(self, batch, plan)
         return replace(drafts, token_ids=likeliest(drafts))
 
     monkeypatch.setattr(Drafter, "step", step)
@@ -115,8 +116,8 @@ def test_a_position_dropped_for_its_own_token_is_caught(
     """The governor may cut a draft by anything but this."""
     stock = Drafter.step
 
-    def step(self: Drafter, batch: StepBatch) -> Proposal:
-        drafts = stock(self, batch)
+    def step(self: Drafter, batch: StepBatch, plan: Plan) -> Proposal:
+        drafts = stock(self, batch, plan)
         is_dropped = drafts.token_ids == likeliest(drafts)
         rows = np.split(is_dropped, drafts.offsets[1:-1])
         lengths = [int(np.argmax([*row.tolist(), True])) for row in rows]
@@ -174,7 +175,26 @@ def test_run_ahead_and_its_resumption_keep_every_token_in_the_trees(engine: Veri
     early = [Request(prompt, 30, Sampling(), priority=10, lane="run_ahead")] * 128
     sequences = engine.sample(early, late=[Request(prompt, 30, Sampling())] * 64)
     engine.sample([Request((2, 3), 1, Sampling())])  # lets the last finish events arrive
-    stats = engine.drafter.forest.stats()
     assert sum(len(sequence) for sequence in sequences) == 192 * 30
-    assert stats.num_tokens == 192 * 30 + 1
-    assert stats.num_run_ahead_tokens == 128 * 30
+    assert num_held(engine, prompt) == 192 * 30
+    assert engine.drafter.forest.stats().num_run_ahead_tokens == 128 * 30
+
+
+def test_an_engine_that_does_not_draft_keeps_every_token_in_the_trees(
+    engine: VerifyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Governor, "plan", lambda _self, _num_rows: UNDRAFTED)
+    engine.configure(DrafterSettings())
+    prompt = SAMPLED.prompt(engine.vocab_size)
+    lengths = (1, 5, 31, 32, 33, 70)
+    sequences = engine.sample([Request(prompt, length, Sampling()) for length in lengths])
+    engine.sample([Request((2, 3), 1, Sampling())])
+    assert [len(sequence) for sequence in sequences] == list(lengths)
+    assert num_held(engine, prompt) == sum(lengths)
+    assert engine.drafter.forest.stats().rows.num_steps >= sum(lengths)
+
+
+def num_held(engine: VerifyEngine, prompt: tuple[int, ...]) -> int:
+    """Tokens in the tree of a prompt."""
+    stats = engine.drafter.forest.prompt_stats(engine.drafter.prompt_key(prompt))
+    return 0 if stats is None else stats.num_tokens

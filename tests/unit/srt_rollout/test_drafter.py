@@ -67,7 +67,7 @@ def drafter_with_a_row(**options: float) -> Drafter:
 
 def propose(drafter: Drafter, token: int) -> list[int]:
     batch = StepBatch(["a"], [tokens(token)], tokens(0), np.zeros(0, np.float32))
-    return [int(token) for token in drafter.step(batch).token_ids]
+    return [int(token) for token in drafter.step(batch, drafter.plan(1)).token_ids]
 
 
 def test_with_a_least_survival_every_step_is_drafted() -> None:

@@ -45,7 +45,7 @@ def decode(drafter: Drafter, tokens: tuple[int, ...]) -> None:
         num_verified=np.zeros(1, np.int32),
         overlap=np.zeros(0, np.float32),
     )
-    drafter.step(batch)
+    drafter.step(batch, drafter.plan(1))
     drafter.close("request")
 
 

@@ -3,7 +3,7 @@ out.
 
 Lifecycle of a row: `open` when a request is first scheduled, `step` with what it sampled, `close`
 when it ends. A row's own tokens enter the trees in the step that follows their sampling, so its
-siblings draft from them.
+siblings draft from them. A step may also be left out, and its tokens passed with later ones.
 """
 
 from __future__ import annotations
@@ -188,13 +188,19 @@ class Drafter:
         """End a row; its tokens stay in the trees. ``KeyError`` for an unknown request."""
         return self.forest.close_row(self._rows.pop(request_id).handle)
 
-    def step(self, batch: StepBatch) -> Proposal:
+    def plan(self, num_rows: int) -> Plan:
+        """Decide how the next step of ``num_rows`` rows is drafted; once a step."""
+        if self.governor is not None:
+            return self.governor.plan(num_rows)
+        assert self._min_survival is not None
+        return Plan(is_drafting=True, min_survival=self._min_survival)
+
+    def step(self, batch: StepBatch, plan: Plan) -> Proposal:
         """Learn from what was sampled and draft what comes next: one native call."""
         rows = [self._rows[request_id] for request_id in batch.request_ids]
         lengths = np.fromiter((len(new) for new in batch.new_tokens), np.int32, len(rows))
         offsets = np.zeros(len(rows) + 1, dtype=np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        plan = self._plan(len(rows))
         cap = self._max_draft_tokens if plan.is_drafting else 0
         drafts = self.forest.step(
             np.fromiter((row.handle for row in rows), np.uint64, len(rows)),
@@ -214,12 +220,6 @@ class Drafter:
         if self.governor is None or not plan.is_drafting:
             return proposal
         return proposal.cut(self.governor.choose(drafts.survival, drafts.offsets))
-
-    def _plan(self, num_rows: int) -> Plan:
-        if self.governor is not None:
-            return self.governor.plan(num_rows)
-        assert self._min_survival is not None
-        return Plan(is_drafting=True, min_survival=self._min_survival)
 
 
 class DraftBook:

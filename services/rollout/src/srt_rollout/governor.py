@@ -72,6 +72,9 @@ class Plan:
     """No position below it would be taken."""
 
 
+UNDRAFTED = Plan(is_drafting=False, min_survival=1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredStep:
     """One step of an engine that was busy before and after it."""
@@ -135,7 +138,7 @@ class Governor:
         self._previous, self._kind = self._kind, self._next_kind()
         self._choice_before, self._choice = self._choice, _NOTHING
         if self._kind is _Kind.UNDRAFTED:
-            return Plan(is_drafting=False, min_survival=1.0)
+            return UNDRAFTED
         floor = _LOWEST_SURVIVAL
         if self._kind is _Kind.GOVERNED:
             per_token = self._cost.per_token

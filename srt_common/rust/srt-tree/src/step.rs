@@ -277,9 +277,9 @@ impl Forest {
         let drafts = Drafts { offsets: vec![0], ..Drafts::default() };
         let (estimator, context) = (&mut self.estimator, Vec::new());
         let mut drafter = Drafter { view, engine_id, estimator, draw, drafts, context };
-        for (&id, &max_tokens) in step.rows.iter().zip(step.max_draft_tokens) {
+        for (at, (&id, &max_tokens)) in step.rows.iter().zip(step.max_draft_tokens).enumerate() {
             let Some(row) = self.rows.get_mut(&RowId(id)) else { continue };
-            let mut stats = RowStats { num_steps: 1, ..RowStats::default() };
+            let mut stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
             let max_tokens = (max_tokens as usize).min(row.max_draft());
             let tree = row.tree.and_then(|slot| view.trees[slot as usize].as_deref());
             let mut matched = 0;
@@ -301,6 +301,12 @@ impl Forest {
 }
 
 impl Step<'_> {
+    /// Decoding passes that a row's news took: without a verified draft each token took its own.
+    fn num_passes(&self, at: usize) -> u64 {
+        let num_new = self.new_offsets[at + 1] - self.new_offsets[at];
+        if self.num_verified[at] > 0 { 1 } else { u64::from(num_new.max(1).unsigned_abs()) }
+    }
+
     /// Checks everything that can be said without knowing the rows.
     fn check(&self) -> Result<()> {
         let num_rows = self.rows.len();

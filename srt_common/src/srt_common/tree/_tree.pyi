@@ -90,7 +90,8 @@ class RowStats:
     """What one row drafted; returned when it closes. Counts are tokens unless named otherwise."""
 
     @property
-    def num_steps(self) -> int: ...
+    def num_steps(self) -> int:
+        """Decoding passes; tokens of a step without a verified draft took one each."""
     @property
     def num_lookups(self) -> int:
         """Steps in which a draft was wanted."""

@@ -13,6 +13,7 @@ class RowStats:
     """What one row drafted, or the sum over rows. Counts are tokens unless named otherwise."""
 
     num_steps: int
+    """Decoding passes; tokens of a step without a verified draft took one each."""
     num_lookups: int
     """Steps in which a draft was wanted."""
     num_hits: int

@@ -354,6 +354,7 @@ class ForestMachine(RuleBasedStateMachine):
         kept = sampled if row.num_left is None else sampled[: row.num_left]
         if row.stop_token in kept:
             kept = kept[: kept.index(row.stop_token) + 1]
+        tally.num_steps += 1 if num_verified else max(1, len(sampled))
         num_accepted = self.oracle.learn(row, kept, num_verified, overlap)
         for i, drafted in enumerate(row.draft[:num_verified]):
             tally.num_draft_tokens += 1
@@ -383,7 +384,6 @@ class ForestMachine(RuleBasedStateMachine):
     ) -> None:
         row, tally = self.rows[handle], self.tallies[handle]
         positions = range(drafts.offsets[i], drafts.offsets[i + 1])
-        tally.num_steps += 1
         if row.num_left is not None:
             max_draft = min(max_draft, max(row.num_left - 1, 0))
         is_rooted = self.oracle.trees.get(row.key) is row.tree

@@ -72,7 +72,7 @@ class VerificationListener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _DraftInFlight:
+class DraftInFlight:
     """What vLLM's rejection sampler carries, untouched, from our override to our wrapped
     function.
     """
@@ -110,8 +110,8 @@ def attach(runner: Any, listener: VerificationListener) -> None:
     _check_signature(type(stock)._get_logprobs_tensors, LOGPROBS_PARAMETERS)
     _check_engine(runner)
 
-    def draft_probs(metadata: Any) -> _DraftInFlight:
-        return _DraftInFlight(listener.draft_distributions(metadata.num_draft_tokens), listener)
+    def draft_probs(metadata: Any) -> DraftInFlight:
+        return DraftInFlight(listener.draft_distributions(metadata.num_draft_tokens), listener)
 
     def on_sampled(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if kwargs.get("predict_bonus_token"):
@@ -164,11 +164,11 @@ def _wrap_rejection_sample() -> None:
         num_draft_tokens: list[int],
         max_spec_len: int,
         cu_num_draft_tokens: Tensor,
-        draft_probs: Tensor | _DraftInFlight | None,
+        draft_probs: Tensor | DraftInFlight | None,
         *rest: Any,
         **options: Any,
     ) -> Tensor:
-        if not isinstance(draft_probs, _DraftInFlight):
+        if not isinstance(draft_probs, DraftInFlight):
             return stock(
                 draft_token_ids,
                 num_draft_tokens,

@@ -7,7 +7,9 @@ One engine step as this class sees it:
      and go)         now verified)        each draft)  accepted)       draft the next ones)
 
 * vLLM does not call `propose` in every step, so rows are brought up to date from its token buffer.
-* `propose` is the single place where trouble with the trees turns into "no draft"; it is counted.
+* Where the governor drafts nothing, the trees hear of several steps at once: an engine that does
+  not draft is to cost what one without us does.
+* `_tell` is the single place where trouble with the trees turns into "no draft"; it is counted.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from srt_common.messages.rollouts import ExtraArgs
 from srt_common.messages.tree_updates import LANE_POLICY, LANE_RUN_AHEAD
 from srt_common.telemetry.setup import configure
 from srt_common.tree import MODE_OFF, MODE_POINT_MASS, MODE_SAMPLED, PromptForest
-from srt_rollout.drafter import DraftBook, Drafter, RowRequest, StepBatch
+from srt_rollout.drafter import DraftBook, Drafter, Proposal, RowRequest, StepBatch
+from srt_rollout.governor import UNDRAFTED, Plan
 from srt_rollout.tree_sync import TreeSync
 from srt_rollout.vllm_plugin import compat
 from srt_rollout.vllm_plugin.prompt_keys import PromptKeys
@@ -44,6 +47,8 @@ from srt_rollout.vllm_plugin.step_timer import StepTimer
 
 _LOG = logging.getLogger(__name__)
 _MODES = {"sampled": MODE_SAMPLED, "point_mass": MODE_POINT_MASS, "off": MODE_OFF}
+_MAX_UNTOLD_STEPS = 32
+"""Undrafted steps in a row after which the trees are told of them."""
 _LANES = {"policy": LANE_POLICY, "run_ahead": LANE_RUN_AHEAD}
 
 
@@ -81,6 +86,7 @@ class TreeDrafter:
         self._timer = StepTimer(SystemClock())
         self._book = DraftBook((), None)
         self._record = StepRecord()
+        self._num_untold_steps = 0
         self._scheduled: dict[str, list[int]] = {}
 
     # -- called by vLLM and by SRTWorker
@@ -134,10 +140,11 @@ class TreeDrafter:
         measured, governor = self._timer.on_schedule(scheduler_output), self._drafter.governor
         if measured is not None and governor is not None:
             governor.observe(measured)
-        for request_id in scheduler_output.finished_req_ids:
-            if request_id in self._drafter:
-                stats = self._drafter.close(request_id)
-                self._telemetry.closed(request_id, stats, self.forest.memory_bytes())
+        finished = [it for it in scheduler_output.finished_req_ids if it in self._drafter]
+        self._tell_rest(finished)
+        for request_id in finished:
+            stats = self._drafter.close(request_id)
+            self._telemetry.closed(request_id, stats, self.forest.memory_bytes())
         if governor is not None and scheduler_output.finished_req_ids:
             self._telemetry.governed(governor.stats())
         for new in scheduler_output.scheduled_new_reqs:
@@ -164,11 +171,12 @@ class TreeDrafter:
             return proposed
         emitted = [len(sampled_token_ids[row]) for row in rows]
         self._timer.on_sampled(num_rows=len(rows), num_emitted=sum(emitted))
+        plan = self._drafter.plan(len(rows))
+        if self._may_wait(plan):
+            return proposed
         batch = self._batch(rows, emitted, num_tokens_no_spec, token_ids_cpu)
-        try:
-            drafts = self._drafter.step(batch)
-        except TreeError as error:
-            self._telemetry.skipped(error)
+        drafts = self._tell(batch, plan)
+        if drafts is None:
             return proposed
         self._book = DraftBook(batch.request_ids, drafts)
         tokens = drafts.token_ids.tolist()
@@ -237,6 +245,42 @@ class TreeDrafter:
         if self._sync is not None:
             self._sync.want(prompt_key, extra.traceparent)
 
+    def _may_wait(self, plan: Plan) -> bool:
+        """Whether the trees may hear of a step later: nothing is drafted, nothing was verified."""
+        is_plain = not plan.is_drafting and not any(self._record.num_draft_tokens)
+        self._num_untold_steps = (self._num_untold_steps + 1) % _MAX_UNTOLD_STEPS if is_plain else 0
+        return self._num_untold_steps > 0
+
+    def _tell(self, batch: StepBatch, plan: Plan) -> Proposal | None:
+        """Drafts for the rows of a batch, or None when the trees fail."""
+        try:
+            return self._drafter.step(batch, plan)
+        except TreeError as error:
+            self._telemetry.skipped(error)
+            return None
+
+    def _tell_rest(self, request_ids: Sequence[str]) -> None:
+        """Tell the trees what ending requests sampled since they last heard of them. Preempted ones
+        have left the engine's batch: what they sampled in undrafted steps just before is not kept.
+        """
+        in_batch = self._runner.input_batch
+        rows = [in_batch.req_id_to_index.get(request_id) for request_id in request_ids]
+        news = {
+            request_id: self._news(request_id, in_batch.token_ids_cpu[row], end)
+            for request_id, row in zip(request_ids, rows, strict=True)
+            if row is not None
+            and (end := in_batch.num_tokens_no_spec[row]) > self._drafter.num_known(request_id)
+        }
+        if news:
+            none_verified = np.zeros(len(news), dtype=np.int32)
+            no_overlap = np.zeros(0, dtype=np.float32)
+            batch = StepBatch(list(news), list(news.values()), none_verified, no_overlap)
+            self._tell(batch, UNDRAFTED)
+
+    def _news(self, request_id: str, token_ids: NDArray[np.int32], end: int) -> NDArray[np.int32]:
+        """What a request sampled since the trees last heard of it, of its first ``end`` tokens."""
+        return token_ids[self._drafter.num_known(request_id) : end].astype(np.int32)
+
     def _batch(
         self,
         rows: Sequence[int],
@@ -248,7 +292,7 @@ class TreeDrafter:
         request_ids = [self._runner.input_batch.req_ids[row] for row in rows]
         ends = num_tokens_no_spec[list(rows)].tolist()
         new_tokens = [
-            token_ids_cpu[row, self._drafter.num_known(request_id) : end].astype(np.int32)
+            self._news(request_id, token_ids_cpu[row], end)
             for row, request_id, end in zip(rows, request_ids, ends, strict=True)
         ]
         batch = StepBatch(
