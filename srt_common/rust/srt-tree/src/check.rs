@@ -75,6 +75,7 @@ impl Forest {
 
     fn check_local_chains(&self, tree: &Tree) -> Result<()> {
         for (chain, order) in CHAIN_ORDERS.into_iter().enumerate() {
+            ensure(tree.heads[chain].is_whole(), || format!("heads {chain} of {}", tree.key))?;
             let mut expected = HashSet::new();
             for_positions(tree, |position, text, block, index| {
                 if !block.is_observation(index) && text.len() >= order {
@@ -106,6 +107,7 @@ impl Forest {
         let counted = num_live_nodes + self.index.num_stale();
         ensure(counted == self.index.num_nodes(), || "count of stale nodes".into())?;
         for chain in 0..NUM_CHAINS {
+            ensure(self.index.heads(chain).is_whole(), || format!("global heads {chain}"))?;
             let mut expected = self.globally_linked(chain);
             for (fragment, _) in self.index.heads(chain).iter() {
                 for node in self.index.chain(chain, fragment) {

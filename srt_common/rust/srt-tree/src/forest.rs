@@ -25,7 +25,7 @@ use crate::tables::Tables;
 use crate::tree::{Destination, IdHasher, Tree};
 
 /// Nodes of the index swept for each token that comes in: faster than they can become stale.
-const SWEPT_PER_TOKEN: usize = 16;
+pub(crate) const SWEPT_PER_TOKEN: usize = 32;
 
 /// Settings of a forest.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@
 //!
 //! | part | modules |
 //! |---|---|
-//! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `soft` |
+//! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `paged`, `soft` |
 //! | what follows a context | `candidates`, `estimate`, `tables`, `draft` |
 //! | what engines call | `forest`, `step`, `row`, `memory`, `early`, `outbox` |
 //! | what replays add | `recorded` |
@@ -31,6 +31,7 @@ mod memory;
 mod origin;
 mod outbox;
 pub mod packed;
+mod paged;
 mod recency;
 mod recorded;
 mod rng;

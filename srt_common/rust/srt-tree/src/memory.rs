@@ -11,7 +11,7 @@ use crate::origin::PromptKey;
 use crate::tree::Tree;
 
 /// Nodes of the index that one call sweeps: a fraction of a millisecond.
-pub(crate) const SLICE: usize = 4096;
+const SLICE: usize = 1024;
 
 impl Forest {
     /// Bytes of the trees and of the index over them: capacities, not lengths.

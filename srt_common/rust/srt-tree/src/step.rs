@@ -8,8 +8,7 @@
 use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
 use crate::error::{Result, TreeError};
 use crate::estimate::View;
-use crate::forest::{Forest, check_token_ids, token_ids};
-use crate::memory::SLICE;
+use crate::forest::{Forest, SWEPT_PER_TOKEN, check_token_ids, token_ids};
 use crate::origin::{Origin, PromptKey, RowId, SequenceId, TokenId};
 use crate::rng::{Rng, mix};
 use crate::row::{Row, RowRequest};
@@ -174,7 +173,7 @@ impl Forest {
         for i in order {
             self.take_in(step, i, verified_offsets[i]);
         }
-        self.sweep(SLICE);
+        self.sweep(step.new_tokens.len() * SWEPT_PER_TOKEN);
         Ok(self.propose(step, draw))
     }
 
