@@ -146,8 +146,8 @@ fn check_sequences(tree: &Tree) -> Result<()> {
         let len: usize = blocks.iter().map(|block| block.len()).sum();
         ensure(len == sequence.len && len > 0, place)?;
         ensure(blocks.len() == sequence.blocks.len(), place)?;
-        let mut previous =
-            if sequence.origin.is_none() { NONE } else { prompt_end.unwrap_or(NONE) };
+        let goes_on_from_prompt = sequence.origin.is_some() && sequence.start == 0;
+        let mut previous = prompt_end.filter(|_| goes_on_from_prompt).unwrap_or(NONE);
         for (n, (block, &number)) in blocks.iter().zip(&sequence.blocks).enumerate() {
             let is_full = block.len() == BLOCK_TOKENS;
             ensure(is_full || n + 1 == blocks.len(), place)?;

@@ -80,6 +80,9 @@ impl Forest {
             Some(slot) != keep && tree.is_some_and(|tree| tree.num_open_rows == 0)
         });
         if let Some(slot) = victim {
+            if let Some(tree) = self.trees[slot as usize].as_deref() {
+                self.evicted.note(tree.key);
+            }
             self.fell(slot);
             self.num_evicted += 1;
             self.sweep(SLICE);

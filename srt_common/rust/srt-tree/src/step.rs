@@ -143,7 +143,7 @@ impl Forest {
             && let Some(tree) = self.trees[slot as usize].as_deref_mut()
         {
             tree.num_open_rows -= 1;
-            if row.is_kept && tree.sequence_len(row.sequence_id) == row.offset {
+            if row.is_kept && tree.sequence_end(row.sequence_id) == row.offset {
                 tree.end(row.sequence_id);
             }
             self.recency.touch(slot);
@@ -257,7 +257,7 @@ impl Forest {
             return;
         }
         let num_targets = soft.iter().map(|row| row.as_slice().len()).sum();
-        let to = Destination { id, origin, is_observation };
+        let to = Destination { id, origin, offset: row.offset, is_observation };
         let items = pairs.map(|(token, row)| (token, *row));
         row.is_kept = self.append(key, to, items, num_targets);
     }
