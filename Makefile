@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-unit test-integration lint format types bench bench-live bench-learning lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,8 +25,11 @@ $(VENV)/.installed: requirements/cpu.lock $(PACKAGES:=/pyproject.toml) srt_commo
 demo: install ## train a tiny model with SRT off and on, and compare (about 10 minutes)
 	@$(BIN)/srt run docs/examples/tiny-math/job.yaml --compare --fresh
 
-test: install ## everything that CI runs, at most 25 minutes
+test: install test-rust ## everything that CI runs, at most 25 minutes
 	$(PYTEST) tests
+
+test-rust: ## the Rust core's own tests
+	@if command -v cargo >/dev/null; then cd $(RUST) && cargo test --release -q -p srt-tree; else echo "skipped: tests of the Rust core (no cargo)"; fi
 
 test-unit: install ## the fast part
 	$(PYTEST) tests/unit tests/contract

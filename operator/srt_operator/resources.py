@@ -271,7 +271,7 @@ class RetentionSpec(Part):
     max_bytes: Annotated[Bytes, Field(ge=2**20)] = 2**30
     """Trees of one replica; least useful prompts go first."""
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 128
-    """Rollouts kept of one prompt. Bytes alone decide until the cache retains by value."""
+    """Rollouts kept of one prompt; the least useful go first."""
 
 
 class RedisSpec(Part):

@@ -118,10 +118,13 @@ def test_an_engine_on_an_accelerator_compiles_and_takes_its_own_threads(
 
 
 def test_a_tree_cache_gets_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = make_job(spec__treeCache__template__retention__maxBytes="64Mi")
+    job = make_job(
+        spec__treeCache__template__retention__maxBytes="64Mi",
+        spec__treeCache__template__retention__rolloutsPerPrompt=7,
+    )
     read = settings_of(TreeCacheSettings, process("tree-cache-0", job), monkeypatch)
     assert (read.cache_id, read.num_shards, read.port) == ("sums", 16, 8100)
-    assert read.memory_limit_bytes == 64 * 2**20
+    assert (read.memory_limit_bytes, read.rollouts_per_prompt) == (64 * 2**20, 7)
     assert read.redis_url.get_secret_value() == SITE.server_url
 
 

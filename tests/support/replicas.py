@@ -111,6 +111,7 @@ def new_rig(store: TreeStore, clock: ManualClock, **settings: float) -> Rig:
         interval_seconds=resolved.snapshot_interval_seconds,
         after_bytes=resolved.snapshot_after_bytes,
         retention_seconds=resolved.log_retention_seconds,
+        rollouts_per_prompt=resolved.rollouts_per_prompt,
     )
     compactor = Compactor(
         replica,

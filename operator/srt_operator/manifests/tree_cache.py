@@ -22,6 +22,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
             "SRT_TREE_CACHE_HOST": "127.0.0.1",
             "SRT_TREE_CACHE_PORT": str(site.ports[member.name]),
             "SRT_TREE_CACHE_MEMORY_LIMIT_BYTES": str(template.retention.max_bytes),
+            "SRT_TREE_CACHE_ROLLOUTS_PER_PROMPT": str(template.retention.rollouts_per_prompt),
             "SRT_TREE_CACHE_TOKEN_FILE": str(site.layout.token),
         },
         readiness=HttpReadiness(site.url(member.name) + "/readyz"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,22 @@ async def test_changed_prompts_are_written_and_the_log_below_is_forgotten(
     assert await store.floors() == await store.heads()
     assert images(await caught_up(new_replica(store, clock))) == images(rig.replica)
     assert len(rig.replica.changes[0]) == 0
+
+
+async def test_the_least_useful_rollouts_beyond_the_limit_are_left_out(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    rig = new_rig(store, clock, log_retention_seconds=0.0, rollouts_per_prompt=2)
+    await rig.keeper.renew()
+    key = prompt(0)
+    await store.append([appended(key, [n, n, n], sequence_id=n) for n in range(4)])
+    await caught_up(rig.replica)
+    for sequence_id in (1, 3):
+        rig.replica.forest.mark_used(key, sequence_id, np.asarray([1], np.int32))
+    await rig.compactor.compact(0)
+    started_anew = await caught_up(new_replica(store, clock))
+    held = [n for n in range(4) if started_anew.forest.sequence_tokens(key, n) is not None]
+    assert held == [1, 3]
 
 
 async def test_what_did_not_change_is_not_written_again(

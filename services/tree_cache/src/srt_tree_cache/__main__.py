@@ -129,6 +129,7 @@ def make_cache(settings: TreeCacheSettings) -> TreeCache:
             interval_seconds=settings.snapshot_interval_seconds,
             after_bytes=settings.snapshot_after_bytes,
             retention_seconds=settings.log_retention_seconds,
+            rollouts_per_prompt=settings.rollouts_per_prompt,
         ),
         clock=clock,
         tracer=tracer,

@@ -42,6 +42,8 @@ class CompactionPolicy:
     """Appended bytes that make a shard due before its interval has passed."""
     retention_seconds: float
     """Entries younger than this stay, whatever snapshots include."""
+    rollouts_per_prompt: int
+    """The least useful rollouts beyond it are dropped before a snapshot is made."""
 
 
 class Compactor:
@@ -116,7 +118,9 @@ class Compactor:
         included = self._replica.cursors.get(shard, START)
         if prompt_key not in changes:
             return self._replica.forest.prompt_stats(prompt_key) is not None
-        image = await asyncio.to_thread(self._replica.forest.snapshot, prompt_key)
+        forest, max_rollouts = self._replica.forest, self._policy.rollouts_per_prompt
+        await asyncio.to_thread(forest.retain_rollouts, prompt_key, max_rollouts)
+        image = await asyncio.to_thread(forest.snapshot, prompt_key)
         if image is None:
             changes.forget(prompt_key)
             return False

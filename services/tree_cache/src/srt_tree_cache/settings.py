@@ -32,6 +32,8 @@ class TreeCacheSettings(ServiceSettings, env_prefix="SRT_TREE_CACHE_"):
     """Bytes of all trees on this replica before eviction starts."""
     evict_to_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Eviction stops at this share of ``memory_limit_bytes``."""
+    rollouts_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 128
+    """Rollouts kept of one prompt; the least useful go first, when it is compacted."""
     protect_seconds: Annotated[float, Field(ge=0)] = 30.0
     """A prompt that gained tokens so recently is not evicted."""
     snapshot_interval_seconds: Annotated[float, Field(gt=0)] = 60.0

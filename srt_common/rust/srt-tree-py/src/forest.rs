@@ -179,6 +179,17 @@ impl Forest {
         self.work(py, |trees| Ok(trees.remove_sequence(key, id)))
     }
 
+    fn retain_rollouts(
+        &self,
+        py: Python<'_>,
+        prompt_key: &[u8],
+        max_rollouts: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
+        let key = convert::prompt_key(prompt_key)?;
+        let max_rollouts = integer("max_rollouts", max_rollouts)?;
+        self.work(py, |trees| Ok(trees.retain_rollouts(key, max_rollouts)))
+    }
+
     fn remove_policy_version(
         &self,
         py: Python<'_>,

@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _tree {
     use pyo3::prelude::*;
-    use srt_tree::{Lane, MAX_SOFT_TARGETS, Mode, SNAPSHOT_VERSION};
+    use pyo3::types::PyBytes;
+    use srt_tree::{LEARNED_KEY, Lane, MAX_SOFT_TARGETS, Mode, SNAPSHOT_VERSION};
 
     #[pymodule_export]
     use crate::forest::Forest;
@@ -22,6 +23,7 @@ mod _tree {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("LANE_POLICY", Lane::Policy as u8)?;
         module.add("LANE_RUN_AHEAD", Lane::RunAhead as u8)?;
+        module.add("LEARNED_KEY", PyBytes::new(module.py(), &LEARNED_KEY.0))?;
         module.add("FLAG_OBSERVATION", crate::convert::FLAG_OBSERVATION)?;
         module.add("MODE_OFF", Mode::Off as u8)?;
         module.add("MODE_POINT_MASS", Mode::PointMass as u8)?;

@@ -75,6 +75,7 @@ impl Forest {
 
     fn check_local_chains(&self, tree: &Tree) -> Result<()> {
         for (chain, order) in CHAIN_ORDERS.into_iter().enumerate() {
+            ensure(tree.heads[chain].is_whole(), || format!("heads {chain} of {}", tree.key))?;
             let mut expected = HashSet::new();
             for_positions(tree, |position, text, block, index| {
                 if !block.is_observation(index) && text.len() >= order {
@@ -106,6 +107,7 @@ impl Forest {
         let counted = num_live_nodes + self.index.num_stale();
         ensure(counted == self.index.num_nodes(), || "count of stale nodes".into())?;
         for chain in 0..NUM_CHAINS {
+            ensure(self.index.heads(chain).is_whole(), || format!("global heads {chain}"))?;
             let mut expected = self.globally_linked(chain);
             for (fragment, _) in self.index.heads(chain).iter() {
                 for node in self.index.chain(chain, fragment) {
@@ -144,8 +146,8 @@ fn check_sequences(tree: &Tree) -> Result<()> {
         let len: usize = blocks.iter().map(|block| block.len()).sum();
         ensure(len == sequence.len && len > 0, place)?;
         ensure(blocks.len() == sequence.blocks.len(), place)?;
-        let mut previous =
-            if sequence.origin.is_none() { NONE } else { prompt_end.unwrap_or(NONE) };
+        let goes_on_from_prompt = sequence.origin.is_some() && sequence.start == 0;
+        let mut previous = prompt_end.filter(|_| goes_on_from_prompt).unwrap_or(NONE);
         for (n, (block, &number)) in blocks.iter().zip(&sequence.blocks).enumerate() {
             let is_full = block.len() == BLOCK_TOKENS;
             ensure(is_full || n + 1 == blocks.len(), place)?;

@@ -1,14 +1,19 @@
 //! The trees of one engine, or of one tree cache replica: sequences in, readings out.
 //!
-//! * Extending is idempotent by (sequence, offset); updates ahead of their offset wait.
+//! * Extending is idempotent by (sequence, offset); updates ahead of their offset wait. Only where
+//!   this forest has evicted the prompt they do not, as what they wait for will not come again: the
+//!   sequence goes on without its beginning. Should that come after all, both are joined.
 //! * Everything is checked before anything changes: a call that fails changed nothing.
 //! * What memory cannot take is refused quietly and counted; drafting goes on.
+
+use std::collections::HashSet;
 
 use hashbrown::HashMap as CountedMap;
 
 use crate::early::{Early, Waiting};
 use crate::error::{Result, TreeError};
 use crate::estimate::Estimator;
+use crate::evicted::Evicted;
 use crate::heads::MAX_CHAIN_ORDER;
 use crate::index::{GlobalIndex, Trees};
 use crate::origin::{
@@ -19,13 +24,14 @@ use crate::packed::Packed;
 use crate::recency::Recency;
 use crate::rng::mix;
 use crate::row::Row;
+use crate::snapshot::{FLAG_OBSERVATION, runs};
 use crate::soft::SoftRow;
 use crate::stats::{ForestStats, PromptStats, RowStats};
 use crate::tables::Tables;
 use crate::tree::{Destination, IdHasher, Tree};
 
 /// Nodes of the index swept for each token that comes in: faster than they can become stale.
-const SWEPT_PER_TOKEN: usize = 16;
+pub(crate) const SWEPT_PER_TOKEN: usize = 32;
 
 /// Settings of a forest.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +96,7 @@ pub struct Forest {
     pub(crate) totals: RowStats,
     pub(crate) num_refused: u64,
     pub(crate) num_evicted: u64,
+    pub(crate) evicted: Evicted,
 }
 
 impl Forest {
@@ -123,6 +130,7 @@ impl Forest {
             totals: RowStats::default(),
             num_refused: 0,
             num_evicted: 0,
+            evicted: Evicted::default(),
         })
     }
 
@@ -147,6 +155,15 @@ impl Forest {
     /// # Errors
     /// When a packed form is malformed or the sequence would become too long.
     pub fn extend(&mut self, update: &Update<'_>) -> Result<usize> {
+        self.extend_from(update, self.evicted.contains(update.prompt_key))
+    }
+
+    /// `extend`; with `goes_on_alone` a sequence that lacks what comes before goes on without it.
+    pub(crate) fn extend_from(
+        &mut self,
+        update: &Update<'_>,
+        goes_on_alone: bool,
+    ) -> Result<usize> {
         let packed = Packed::parse(update.tokens, update.soft)?;
         let end = update.offset.saturating_add(packed.len() as u64);
         if end > u64::from(MAX_SEQUENCE_TOKENS) {
@@ -156,7 +173,9 @@ impl Forest {
             return Ok(0);
         }
         let (key, id, offset) = (update.prompt_key, update.sequence_id, update.offset as usize);
-        if offset > self.held(key, id) {
+        if offset > self.held(key, id) && goes_on_alone {
+            self.change(key, |tree, index| tree.remove(id, index));
+        } else if offset > self.held(key, id) {
             let waiting = Waiting {
                 offset,
                 origin: update.origin,
@@ -168,27 +187,46 @@ impl Forest {
             self.early.insert(key, id, waiting);
             return Ok(0);
         }
-        let to = Destination { id, origin: update.origin, is_observation: update.is_observation };
-        let mut num_new = self.extend_by(key, to, offset, &packed);
+        self.make_way(key, id, offset);
+        let (origin, is_observation) = (update.origin, update.is_observation);
+        let to = Destination { id, origin, offset, is_observation };
+        let mut num_new = self.extend_by(key, to, &packed);
         while let Some(waiting) = self.early.take_ready(key, id, self.held(key, id)) {
             let packed = Packed::parse(&waiting.tokens, &waiting.soft)?;
             let (origin, is_observation) = (waiting.origin, waiting.is_observation);
-            let to = Destination { id, origin, is_observation };
-            num_new += self.extend_by(key, to, waiting.offset, &packed);
+            let to = Destination { id, origin, offset: waiting.offset, is_observation };
+            num_new += self.extend_by(key, to, &packed);
         }
         self.sweep(num_new * SWEPT_PER_TOKEN);
         Ok(num_new)
     }
 
-    /// Extends by what a sequence does not hold yet; `offset` is within what it holds.
-    fn extend_by(
-        &mut self,
-        key: PromptKey,
-        to: Destination,
-        offset: usize,
-        packed: &Packed<'_>,
-    ) -> usize {
-        let skip = self.held(key, to.id) - offset;
+    /// Lets a sequence that went on without its beginning wait for it, as it comes after all.
+    fn make_way(&mut self, key: PromptKey, id: SequenceId, offset: usize) {
+        let Some(tree) = self.tree(key) else { return };
+        let Some(sequence) = tree.sequence(id).filter(|it| offset < it.start) else { return };
+        let (mut at, origin) = (sequence.start, sequence.origin);
+        let runs = runs(tree, sequence);
+        self.change(key, |tree, index| tree.remove(id, index));
+        for (flags, run) in runs {
+            let Some(origin) = origin else { return };
+            let waiting = Waiting {
+                offset: at,
+                origin,
+                is_observation: flags == FLAG_OBSERVATION,
+                num_tokens: run.len(),
+                tokens: run.tokens.into(),
+                soft: run.soft.into(),
+            };
+            at += waiting.num_tokens;
+            self.early.insert(key, id, waiting);
+        }
+    }
+
+    /// Extends by what a sequence does not hold yet; the offset is within what it holds, or it
+    /// starts there.
+    fn extend_by(&mut self, key: PromptKey, to: Destination, packed: &Packed<'_>) -> usize {
+        let skip = self.held(key, to.id).saturating_sub(to.offset);
         let num_new = packed.len().saturating_sub(skip);
         if num_new == 0 || !self.append(key, to, packed.iter().skip(skip), packed.num_targets()) {
             return 0;
@@ -242,11 +280,38 @@ impl Forest {
         Ok(num_new)
     }
 
+    /// Drops sequences of a prompt, least useful first, until at most `max_rollouts` are left, or
+    /// only such as are decoding here; returns how many went.
+    pub fn retain_rollouts(&mut self, key: PromptKey, max_rollouts: usize) -> usize {
+        let Some(tree) = self.tree(key) else { return 0 };
+        let decoding: HashSet<_> = self
+            .rows
+            .values()
+            .filter(|row| row.prompt_key == key)
+            .map(|row| row.sequence_id)
+            .collect();
+        let going = tree.least_useful(max_rollouts, |id| decoding.contains(&id));
+        for &id in &going {
+            self.change(key, |tree, index| tree.remove(id, index));
+        }
+        self.settle();
+        going.len()
+    }
+
+    /// Changes the tree of a prompt, if there is one.
+    fn change<T>(
+        &mut self,
+        key: PromptKey,
+        change: impl FnOnce(&mut Tree, &mut GlobalIndex) -> T,
+    ) -> Option<T> {
+        let slot = *self.keys.get(&key)?;
+        self.change_tree(slot, change)
+    }
+
     /// Drops a sequence; returns whether it was held. What waits for it is dropped too.
     pub fn remove_sequence(&mut self, key: PromptKey, id: SequenceId) -> bool {
         self.early.remove_sequence(key, id);
-        let Some(&slot) = self.keys.get(&key) else { return false };
-        let removed = self.change_tree(slot, |tree, index| tree.remove(id, index)).flatten();
+        let removed = self.change(key, |tree, index| tree.remove(id, index)).flatten();
         self.settle();
         removed.is_some()
     }
@@ -356,8 +421,9 @@ impl Forest {
         self.trees[*self.keys.get(&key)? as usize].as_deref_mut()
     }
 
+    /// Offset of the next token of a sequence.
     pub(crate) fn held(&self, key: PromptKey, id: SequenceId) -> usize {
-        self.tree(key).map_or(0, |tree| tree.sequence_len(id))
+        self.tree(key).map_or(0, |tree| tree.sequence_end(id))
     }
 }
 

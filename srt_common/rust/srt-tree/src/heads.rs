@@ -3,10 +3,11 @@
 //! * A head stores 32 bits of the context's hash. Two contexts may share them; then their positions
 //!   share a chain, and readers tell them apart by comparing text.
 //! * Hashes are salted, so colliding contexts cannot be prepared from outside.
-
-use hashbrown::HashTable;
+//! * Heads lie in buckets of one cache line. The table grows by one bucket at a time, splitting the
+//!   next one in turn (linear hashing), so no insertion waits for a table to be moved.
 
 use crate::origin::TokenId;
+use crate::paged::Paged;
 use crate::rng::mix;
 
 /// Context orders that have a chain.
@@ -49,109 +50,279 @@ impl ContextHashes {
     }
 }
 
-/// Bytes of a hash table's allocation beside its buckets, padding included, at most.
-const TABLE_OVERHEAD: usize = 64;
+/// Heads of a bucket; with its length and overflow they fill a cache line.
+const SLOTS: usize = 7;
+/// A bucket more is added when there are more heads than this for each two.
+const HEADS_OF_TWO: usize = 9;
+/// Buckets of a page: 8 KiB.
+const PAGE: usize = 128;
 
 #[derive(Debug, Clone, Copy)]
-struct Head {
-    fragment: u32,
-    newest: u32,
+#[repr(C, align(64))]
+struct Bucket {
+    fragments: [u32; SLOTS],
+    len: u32,
+    newest: [u32; SLOTS],
+    /// Bucket among the overflow ones that goes on with this one; only a full one has one.
+    overflow: u32,
+}
+
+const EMPTY: Bucket =
+    Bucket { fragments: [0; SLOTS], len: 0, newest: [NONE; SLOTS], overflow: NONE };
+
+impl Bucket {
+    fn find(&self, fragment: u32) -> Option<usize> {
+        self.fragments[..self.len as usize].iter().position(|&its| its == fragment)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (u32, u32)> {
+        let len = self.len as usize;
+        self.fragments[..len].iter().copied().zip(self.newest[..len].iter().copied())
+    }
 }
 
 /// The heads of one order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Heads {
-    table: HashTable<Head>,
-    /// How often entries may have moved between buckets.
-    num_moves: u64,
+    buckets: Paged<Bucket, PAGE>,
+    /// Buckets that go on with full ones; those not in use are linked through `overflow`.
+    spill: Paged<Bucket, PAGE>,
+    /// The first bucket of `spill` not in use.
+    first_spare: u32,
+    num_spare: usize,
+    len: usize,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        let (buckets, spill) = (Paged::default(), Paged::default());
+        Self { buckets, spill, first_spare: NONE, num_spare: 0, len: 0 }
+    }
 }
 
 impl Heads {
     pub(crate) fn get(&self, fragment: u32) -> u32 {
-        self.table
-            .find(bucket_hash(fragment), |head| head.fragment == fragment)
-            .map_or(NONE, |head| head.newest)
+        let found = self.chain(self.address(fragment)).find_map(|bucket| {
+            let slot = bucket.find(fragment)?;
+            Some(bucket.newest[slot])
+        });
+        found.unwrap_or(NONE)
     }
 
     /// Makes `newest` the head of a chain; returns the head before it.
     pub(crate) fn replace(&mut self, fragment: u32, newest: u32) -> u32 {
-        self.num_moves += u64::from(self.table.len() == self.table.capacity());
-        let mut entry = self
-            .table
-            .entry(
-                bucket_hash(fragment),
-                |head| head.fragment == fragment,
-                |head| bucket_hash(head.fragment),
-            )
-            .or_insert(Head { fragment, newest: NONE });
-        std::mem::replace(&mut entry.get_mut().newest, newest)
-    }
-
-    /// Replaces each head by `renew` of it; chains without one are forgotten.
-    pub(crate) fn renew(&mut self, mut renew: impl FnMut(u32) -> u32) {
-        self.table.retain(|head| {
-            head.newest = renew(head.newest);
-            head.newest != NONE
-        });
-        self.shrink();
-    }
-
-    /// Gives memory back when most of it is not needed.
-    pub(crate) fn shrink(&mut self) {
-        if self.table.len() * 4 < self.table.capacity() {
-            self.num_moves += 1;
-            self.table.shrink_to_fit(|head| bucket_hash(head.fragment));
-        }
-    }
-
-    /// Buckets, by which heads can be visited one at a time as long as `num_moves` stays the same.
-    pub(crate) fn num_buckets(&self) -> usize {
-        self.table.num_buckets()
-    }
-
-    pub(crate) fn num_moves(&self) -> u64 {
-        self.num_moves
-    }
-
-    /// The head in a bucket.
-    pub(crate) fn at(&self, bucket: usize) -> Option<u32> {
-        self.table.get_bucket(bucket).map(|head| head.newest)
-    }
-
-    /// Replaces the head in a bucket; `NONE` takes its chain out.
-    pub(crate) fn set_at(&mut self, bucket: usize, newest: u32) {
-        if newest == NONE {
-            if let Ok(entry) = self.table.get_bucket_entry(bucket) {
-                entry.remove();
+        let (address, mut overflow) = (self.address(fragment), NONE);
+        while let Some(bucket) = self.bucket_mut(address, overflow) {
+            if let Some(slot) = bucket.find(fragment) {
+                return std::mem::replace(&mut bucket.newest[slot], newest);
             }
-        } else if let Some(head) = self.table.get_bucket_mut(bucket) {
-            head.newest = newest;
+            overflow = bucket.overflow;
+            if overflow == NONE {
+                break;
+            }
+        }
+        self.len += 1;
+        if self.len * 2 > self.buckets.len() * HEADS_OF_TWO {
+            self.split();
+        }
+        self.place(self.address(fragment), (fragment, newest));
+        NONE
+    }
+
+    /// The bucket that heads of this hash begin in.
+    fn address(&self, fragment: u32) -> usize {
+        let num_buckets = self.buckets.len();
+        let mask = num_buckets.next_power_of_two() - 1;
+        let address = fragment as usize & mask;
+        if address < num_buckets { address } else { fragment as usize & (mask >> 1) }
+    }
+
+    /// A bucket and those that go on with it.
+    fn chain(&self, address: usize) -> impl Iterator<Item = &Bucket> {
+        std::iter::successors(self.buckets.get(address), |bucket| {
+            self.spill.get(bucket.overflow as usize)
+        })
+    }
+
+    /// The same for changing: the bucket itself, or the one that `overflow` names.
+    fn bucket_mut(&mut self, address: usize, overflow: u32) -> Option<&mut Bucket> {
+        if overflow == NONE {
+            self.buckets.get_mut(address)
+        } else {
+            self.spill.get_mut(overflow as usize)
         }
     }
+
+    /// Adds a head, which is not there yet, at the end of a bucket's chain.
+    fn place(&mut self, address: usize, (fragment, newest): (u32, u32)) {
+        let mut overflow = NONE;
+        while let Some(bucket) = self.bucket_mut(address, overflow) {
+            let slot = bucket.len as usize;
+            if slot < SLOTS {
+                bucket.fragments[slot] = fragment;
+                bucket.newest[slot] = newest;
+                bucket.len += 1;
+                return;
+            }
+            let mut next = bucket.overflow;
+            if next == NONE {
+                next = self.take_overflow();
+                if let Some(bucket) = self.bucket_mut(address, overflow) {
+                    bucket.overflow = next;
+                }
+            }
+            overflow = next;
+        }
+    }
+
+    /// An empty overflow bucket.
+    fn take_overflow(&mut self) -> u32 {
+        let number = self.first_spare;
+        if let Some(spare) = self.spill.get_mut(number as usize) {
+            self.first_spare = spare.overflow;
+            self.num_spare -= 1;
+            *spare = EMPTY;
+            return number;
+        }
+        self.spill.push(EMPTY);
+        self.spill.len() as u32 - 1
+    }
+
+    /// Takes all heads out of a bucket's chain, and gives its overflow buckets back.
+    fn take_chain(&mut self, address: usize) -> Vec<(u32, u32)> {
+        let heads: Vec<_> = self.chain(address).flat_map(Bucket::entries).collect();
+        let Some(bucket) = self.buckets.get_mut(address) else { return heads };
+        let mut number = std::mem::replace(bucket, EMPTY).overflow;
+        while let Some(taken) = self.spill.get_mut(number as usize) {
+            let spare = Bucket { overflow: self.first_spare, ..EMPTY };
+            let next = std::mem::replace(taken, spare).overflow;
+            self.first_spare = number;
+            self.num_spare += 1;
+            number = next;
+        }
+        heads
+    }
+
+    /// Adds a bucket and moves to it what now belongs there.
+    fn split(&mut self) {
+        let number = self.buckets.len();
+        self.buckets.push(EMPTY);
+        for head in self.take_chain(sibling_of(number)) {
+            self.place(self.address(head.0), head);
+        }
+    }
+
+    // -- shrinking -------------------------------------------------------------------------------
+
+    /// Replaces each head of a bucket by `renew` of it; chains without one are forgotten.
+    pub(crate) fn renew_bucket(&mut self, address: usize, mut renew: impl FnMut(u32) -> u32) {
+        let (mut has_lost, mut overflow) = (false, NONE);
+        while let Some(bucket) = self.bucket_mut(address, overflow) {
+            for newest in &mut bucket.newest[..bucket.len as usize] {
+                *newest = renew(*newest);
+                has_lost |= *newest == NONE;
+            }
+            overflow = bucket.overflow;
+            if overflow == NONE {
+                break;
+            }
+        }
+        if has_lost {
+            let mut heads = self.take_chain(address);
+            let num_before = heads.len();
+            heads.retain(|head| head.1 != NONE);
+            self.len = self.len + heads.len() - num_before;
+            for head in heads {
+                self.place(address, head);
+            }
+        }
+    }
+
+    /// Replaces each head by `renew` of it, and gives back what memory is not needed.
+    pub(crate) fn renew(&mut self, mut renew: impl FnMut(u32) -> u32) {
+        for address in 0..self.buckets.len() {
+            self.renew_bucket(address, &mut renew);
+        }
+        while self.contract() {}
+    }
+
+    /// Takes the last bucket away if there are far more than the heads need; returns whether it
+    /// did. Never takes memory.
+    pub(crate) fn contract(&mut self) -> bool {
+        if self.len == 0 {
+            *self = Self::default();
+        }
+        let number = self.buckets.len().saturating_sub(1);
+        if number == 0 || self.len * 4 > number * HEADS_OF_TWO {
+            return false;
+        }
+        let sibling = sibling_of(number);
+        let num_heads = |address| self.chain(address).map(|it| it.len as usize).sum::<usize>();
+        let num_moved = num_heads(number);
+        if num_heads(sibling) + num_moved > SLOTS && self.num_spare < num_moved {
+            return false;
+        }
+        let moved = self.take_chain(number);
+        self.buckets.pop();
+        for head in moved {
+            self.place(sibling, head);
+        }
+        true
+    }
+
+    /// Buckets, by which heads can be renewed one bucket at a time: in ascending order none is
+    /// missed, as splitting moves heads to the end.
+    pub(crate) fn num_buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
+    // -- memory and checks -----------------------------------------------------------------------
 
     /// All (hash, newest) pairs, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.table.iter().map(|head| (head.fragment, head.newest))
+        (0..self.buckets.len()).flat_map(|it| self.chain(it)).flat_map(Bucket::entries)
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.table.allocation_size()
+        self.buckets.memory_bytes() + self.spill.memory_bytes()
     }
 
     /// Bytes that `additional` more heads may add at most.
+    ///
+    /// Overflow buckets go on with full ones, so there are at most as many as full ones would hold
+    /// all heads; splitting a chain needs none.
     pub(crate) fn growth_bytes(&self, additional: usize) -> usize {
-        table_growth_bytes::<Head>(
-            self.table.len(),
-            self.table.capacity(),
-            self.table.allocation_size(),
-            additional,
-        )
+        let num_heads = self.len + additional;
+        let num_buckets = (num_heads * 2).div_ceil(HEADS_OF_TWO);
+        let num_overflow = (self.spill.len() - self.num_spare + additional).min(num_heads / SLOTS);
+        self.buckets.growth_bytes(num_buckets.saturating_sub(self.buckets.len()))
+            + self.spill.growth_bytes(num_overflow.saturating_sub(self.spill.len()))
+    }
+
+    /// Whether the counts are right, and every head lies where it is looked for.
+    pub(crate) fn is_whole(&self) -> bool {
+        let mut num_heads = 0;
+        let mut num_overflow = 0;
+        for address in 0..self.buckets.len() {
+            num_overflow += self.chain(address).count() - 1;
+            for (fragment, newest) in self.chain(address).flat_map(Bucket::entries) {
+                num_heads += 1;
+                if self.address(fragment) != address || newest == NONE {
+                    return false;
+                }
+            }
+        }
+        num_heads == self.len && num_overflow + self.num_spare == self.spill.len()
     }
 }
 
-fn bucket_hash(fragment: u32) -> u64 {
-    u64::from(fragment).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+/// The bucket that holds what belongs into bucket `number` while there is none.
+fn sibling_of(number: usize) -> usize {
+    number - (number + 1).next_power_of_two() / 2
 }
+
+/// Bytes of a hash table's allocation beside its buckets, padding included, at most.
+const TABLE_OVERHEAD: usize = 64;
 
 /// Bytes by which a hash table may grow when it takes `additional` more entries: to twice its
 /// buckets, or to as many as the entries need.

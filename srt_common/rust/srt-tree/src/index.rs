@@ -7,8 +7,9 @@
 //! * Chains run from newer nodes to older ones.
 
 use crate::arena::split;
-use crate::heads::{ContextHashes, Heads, NONE, NUM_CHAINS, vec_bytes};
+use crate::heads::{ContextHashes, Heads, NONE, NUM_CHAINS};
 use crate::origin::TokenId;
+use crate::paged::Paged;
 use crate::tree::Tree;
 
 /// The trees of a forest, by slot.
@@ -19,6 +20,9 @@ const UNLINKED: u32 = NONE - 1;
 
 /// Fewer stale nodes than this are not worth a sweep.
 const MIN_STALE: usize = 1024;
+
+/// Most nodes that one link of a sweep passes at a time.
+const MAX_PASSED: usize = 8;
 
 /// Set in a node's `tree` while a sweep takes the node out.
 const GOING: u32 = 1 << 31;
@@ -31,14 +35,20 @@ pub(crate) struct Node {
     links: [u32; NUM_CHAINS],
 }
 
+/// Nodes of a page: 80 KiB.
+const PAGE: usize = 4096;
+
+type Nodes = Paged<Node, PAGE>;
+
 /// How far a sweep has come: the next node to mark, to link past marked ones, or to free; or the
-/// next bucket of a chain's heads.
+/// next bucket of a chain's heads, or the chain whose heads shrink.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Sweep {
     Idle,
     Mark(usize),
     Link(usize),
-    Heads { chain: usize, bucket: usize, num_moves: u64 },
+    Heads { chain: usize, bucket: usize },
+    Shrink { chain: usize },
     Free(usize),
 }
 
@@ -46,7 +56,7 @@ enum Sweep {
 #[derive(Debug)]
 pub(crate) struct GlobalIndex {
     salt: u64,
-    nodes: Vec<Node>,
+    nodes: Nodes,
     heads: [Heads; NUM_CHAINS],
     num_stale: usize,
     first_free: u32,
@@ -58,7 +68,7 @@ impl GlobalIndex {
     pub(crate) fn new(salt: u64) -> Self {
         Self {
             salt,
-            nodes: Vec::new(),
+            nodes: Nodes::default(),
             heads: Default::default(),
             num_stale: 0,
             first_free: NONE,
@@ -82,10 +92,11 @@ impl GlobalIndex {
         above: usize,
     ) -> usize {
         let mut links = [UNLINKED; NUM_CHAINS];
-        let number = self.next_number();
+        let number =
+            if self.first_free == NONE { self.nodes.len() as u32 } else { self.first_free };
         for (chain, fragment) in hashes.chains(above) {
             let newest = self.heads[chain].replace(fragment, number);
-            links[chain] = self.first_staying(chain, newest);
+            links[chain] = first_staying(&self.nodes, chain, newest);
         }
         if links == [UNLINKED; NUM_CHAINS] {
             return 0;
@@ -95,29 +106,17 @@ impl GlobalIndex {
             self.first_free = free.links[0];
             self.num_free -= 1;
             *free = node;
-            return 1;
-        }
-        if self.nodes.len() == self.nodes.capacity() {
-            self.nodes.reserve_exact(grown(self.nodes.capacity(), 1) - self.nodes.capacity());
-        }
-        self.nodes.push(node);
-        1
-    }
-
-    /// Number of the next node: while a sweep goes on, one that it has yet to pass.
-    fn next_number(&self) -> u32 {
-        if self.sweep == Sweep::Idle && self.first_free != NONE {
-            self.first_free
         } else {
-            self.nodes.len() as u32
+            self.nodes.push(node);
         }
+        1
     }
 
     /// The nodes of one chain, newest first; stale ones too, unless a sweep takes them out.
     pub(crate) fn chain(&self, chain: usize, fragment: u32) -> impl Iterator<Item = &Node> {
         let mut number = self.heads[chain].get(fragment);
         std::iter::from_fn(move || {
-            number = self.first_staying(chain, number);
+            number = first_staying(&self.nodes, chain, number);
             let node = self.nodes.get(number as usize)?;
             number = node.links[chain];
             Some(node)
@@ -157,9 +156,8 @@ impl GlobalIndex {
                 Sweep::Idle => return true,
                 Sweep::Mark(n) => self.mark(n, trees),
                 Sweep::Link(n) => self.link_past_marked(n),
-                Sweep::Heads { chain, bucket, num_moves } => {
-                    self.renew_head(chain, bucket, num_moves)
-                }
+                Sweep::Heads { chain, bucket } => self.renew_heads(chain, bucket),
+                Sweep::Shrink { chain } => self.shrink_heads(chain),
                 Sweep::Free(n) => self.free(n),
             };
         }
@@ -175,40 +173,44 @@ impl GlobalIndex {
     }
 
     fn link_past_marked(&mut self, n: usize) -> Sweep {
-        let Some(&Node { tree, links, .. }) = self.nodes.get(n) else {
-            return self.heads_of(0);
+        let Some(&Node { tree, mut links, .. }) = self.nodes.get(n) else {
+            return Sweep::Heads { chain: 0, bucket: 0 };
         };
-        if tree != NONE {
-            self.nodes[n].links =
-                std::array::from_fn(|chain| self.first_staying(chain, links[chain]));
+        if tree == NONE {
+            return Sweep::Link(n + 1);
         }
-        Sweep::Link(n + 1)
+        let mut is_done = true;
+        for (chain, link) in links.iter_mut().enumerate() {
+            let (passed, is_staying) = pass_marked(&mut self.nodes, chain, *link);
+            *link = passed;
+            is_done &= is_staying;
+        }
+        if let Some(node) = self.nodes.get_mut(n) {
+            node.links = links;
+        }
+        Sweep::Link(n + usize::from(is_done))
     }
 
-    fn heads_of(&self, chain: usize) -> Sweep {
-        let Some(heads) = self.heads.get(chain) else { return Sweep::Free(0) };
-        Sweep::Heads { chain, bucket: 0, num_moves: heads.num_moves() }
+    fn renew_heads(&mut self, chain: usize, bucket: usize) -> Sweep {
+        let Some(heads) = self.heads.get_mut(chain) else { return Sweep::Free(0) };
+        if bucket >= heads.num_buckets() {
+            return Sweep::Shrink { chain };
+        }
+        heads.renew_bucket(bucket, |newest| first_staying(&self.nodes, chain, newest));
+        Sweep::Heads { chain, bucket: bucket + 1 }
     }
 
-    fn renew_head(&mut self, chain: usize, bucket: usize, num_moves: u64) -> Sweep {
-        if self.heads[chain].num_moves() != num_moves {
-            return self.heads_of(chain);
+    fn shrink_heads(&mut self, chain: usize) -> Sweep {
+        if self.heads[chain].contract() {
+            return Sweep::Shrink { chain };
         }
-        if let Some(newest) = self.heads[chain].at(bucket) {
-            let staying = self.first_staying(chain, newest);
-            self.heads[chain].set_at(bucket, staying);
-        }
-        if bucket + 1 < self.heads[chain].num_buckets() {
-            return Sweep::Heads { chain, bucket: bucket + 1, num_moves };
-        }
-        self.heads[chain].shrink();
-        self.heads_of(chain + 1)
+        Sweep::Heads { chain: chain + 1, bucket: 0 }
     }
 
     fn free(&mut self, n: usize) -> Sweep {
         let Some(node) = self.nodes.get_mut(n) else {
             if self.num_free == self.nodes.len() {
-                (self.nodes, self.first_free, self.num_free) = (Vec::new(), NONE, 0);
+                (self.nodes, self.first_free, self.num_free) = (Nodes::default(), NONE, 0);
             }
             return Sweep::Idle;
         };
@@ -221,31 +223,16 @@ impl GlobalIndex {
         Sweep::Free(n + 1)
     }
 
-    /// The first node of a chain from `number` on that no sweep takes out.
-    fn first_staying(&self, chain: usize, mut number: u32) -> u32 {
-        while let Some(node) = self.nodes.get(number as usize)
-            && node.tree & GOING != 0
-        {
-            number = node.links[chain];
-        }
-        number
-    }
-
     // -- memory and checks -----------------------------------------------------------------------
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        vec_bytes(&self.nodes) + self.heads.iter().map(Heads::memory_bytes).sum::<usize>()
+        self.nodes.memory_bytes() + self.heads.iter().map(Heads::memory_bytes).sum::<usize>()
     }
 
     /// Bytes that `num_tokens` positions may add at most.
     pub(crate) fn growth_bytes(&self, num_tokens: usize) -> usize {
         let heads: usize = self.heads.iter().map(|heads| heads.growth_bytes(num_tokens)).sum();
-        let num_free = if self.sweep == Sweep::Idle { self.num_free } else { 0 };
-        let (len, capacity) = (self.nodes.len() - num_free, self.nodes.capacity());
-        if len + num_tokens <= capacity {
-            return heads;
-        }
-        heads + (grown(capacity, len + num_tokens - capacity) - capacity) * size_of::<Node>()
+        heads + self.nodes.growth_bytes(num_tokens.saturating_sub(self.num_free))
     }
 
     /// Whether `num_tokens` more nodes can be numbered.
@@ -263,13 +250,42 @@ impl GlobalIndex {
     }
 }
 
-/// Capacity after growing so that `additional` more nodes fit: by a quarter at least.
-fn grown(capacity: usize, additional: usize) -> usize {
-    let mut target = capacity;
-    while target < capacity + additional {
-        target += (target / 4).max(16);
+/// Goes on from `number` past at most `MAX_PASSED` nodes that a sweep takes out, and leaves a
+/// shortcut at each, so that no node is passed often; returns where it came to, and whether that
+/// node stays.
+fn pass_marked(nodes: &mut Nodes, chain: usize, number: u32) -> (u32, bool) {
+    let is_going = |nodes: &Nodes, number: u32| {
+        nodes.get(number as usize).is_some_and(|node| node.tree & GOING != 0)
+    };
+    let next = |nodes: &Nodes, number: u32| {
+        nodes.get(number as usize).map_or(NONE, |node| node.links[chain])
+    };
+    let mut end = number;
+    for _ in 0..MAX_PASSED {
+        if !is_going(nodes, end) {
+            break;
+        }
+        end = next(nodes, end);
     }
-    target
+    let mut passed = number;
+    while passed != end {
+        let after = next(nodes, passed);
+        if let Some(node) = nodes.get_mut(passed as usize) {
+            node.links[chain] = end;
+        }
+        passed = after;
+    }
+    (end, !is_going(nodes, end))
+}
+
+/// The first node of a chain from `number` on that no sweep takes out.
+fn first_staying(nodes: &Nodes, chain: usize, mut number: u32) -> u32 {
+    while let Some(node) = nodes.get(number as usize)
+        && node.tree & GOING != 0
+    {
+        number = node.links[chain];
+    }
+    number
 }
 
 /// Whether a node's position is still held.

@@ -6,11 +6,11 @@
 //!
 //! | part | modules |
 //! |---|---|
-//! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `soft` |
+//! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `paged`, `soft` |
 //! | what follows a context | `candidates`, `estimate`, `tables`, `draft` |
-//! | what engines call | `forest`, `step`, `row`, `memory`, `early`, `outbox` |
+//! | what engines call | `forest`, `step`, `row`, `memory`, `early`, `evicted`, `outbox` |
 //! | what replays add | `recorded` |
-//! | what lasts | `packed`, `snapshot`, `check` |
+//! | what lasts | `packed`, `snapshot`, `learned`, `check` |
 //!
 //! Source: SRT, arXiv 2601.09083; the verification that keeps drafts exact is speculative sampling,
 //! arXiv 2211.17192.
@@ -24,13 +24,16 @@ mod draft;
 mod early;
 mod error;
 mod estimate;
+mod evicted;
 mod forest;
 mod heads;
 mod index;
+mod learned;
 mod memory;
 mod origin;
 mod outbox;
 pub mod packed;
+mod paged;
 mod recency;
 mod recorded;
 mod rng;
@@ -47,6 +50,7 @@ pub use error::{Result, TreeError};
 pub use estimate::Weighted;
 pub use forest::{Config, Forest, Update};
 pub use heads::CHAIN_ORDERS;
+pub use learned::LEARNED_KEY;
 pub use origin::{
     Lane, MAX_SEQUENCE_TOKENS, Origin, PromptKey, RowId, SequenceId, Source, TOKEN_LIMIT, TokenId,
 };

@@ -11,7 +11,7 @@ use crate::origin::PromptKey;
 use crate::tree::Tree;
 
 /// Nodes of the index that one call sweeps: a fraction of a millisecond.
-pub(crate) const SLICE: usize = 4096;
+const SLICE: usize = 1024;
 
 impl Forest {
     /// Bytes of the trees and of the index over them: capacities, not lengths.
@@ -80,6 +80,9 @@ impl Forest {
             Some(slot) != keep && tree.is_some_and(|tree| tree.num_open_rows == 0)
         });
         if let Some(slot) = victim {
+            if let Some(tree) = self.trees[slot as usize].as_deref() {
+                self.evicted.note(tree.key);
+            }
             self.fell(slot);
             self.num_evicted += 1;
             self.sweep(SLICE);

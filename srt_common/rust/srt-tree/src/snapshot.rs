@@ -6,11 +6,14 @@
 //! * Layout, little-endian: `SRTT`, version u16, prompt key, number of sequences u32, sequences,
 //!   CRC-32 of all that u32. A sequence: id u64, policy version u32, lane u8, engine id u32, number
 //!   of runs u32, runs. A run: flags u8, number of tokens u32, soft bytes u32, packed tokens,
-//!   packed soft targets.
+//!   packed soft targets. A sequence that goes on without its beginning has a first run of flag 2
+//!   and of as many tokens as are missing, with no bytes.
+//! * The image of `LEARNED_KEY` is that of the tables (`learned`).
 //! * Loading checks everything before it changes anything, and lengths before it allocates.
 
 use crate::error::{Result, TreeError};
 use crate::forest::{Forest, Update};
+use crate::learned::{self, LEARNED_KEY};
 use crate::origin::{MAX_SEQUENCE_TOKENS, Origin, PromptKey, SequenceId};
 use crate::packed::{Packed, Packer};
 use crate::tree::{Sequence, Tree};
@@ -19,12 +22,17 @@ use crate::tree::{Sequence, Tree};
 pub const SNAPSHOT_VERSION: u16 = 1;
 
 const MAGIC: &[u8; 4] = b"SRTT";
-const FLAG_OBSERVATION: u8 = 1;
+pub(crate) const FLAG_OBSERVATION: u8 = 1;
+const FLAG_MISSING: u8 = 2;
 
 impl Forest {
-    /// The image of a tree; none when it is not held.
+    /// The image of a tree; none when it is not held. That of the tables for `LEARNED_KEY`; none
+    /// while they have learned nothing.
     #[must_use]
     pub fn snapshot(&self, key: PromptKey) -> Option<Vec<u8>> {
+        if key == LEARNED_KEY {
+            return learned::image(&self.tables);
+        }
         let tree = self.tree(key)?;
         let sequences = tree.sorted_sequences();
         let mut image = MAGIC.to_vec();
@@ -45,10 +53,15 @@ impl Forest {
     /// # Errors
     /// When the image is not whole, not of this version or not canonical.
     pub fn load_snapshot(&mut self, image: &[u8]) -> Result<PromptKey> {
+        if learned::is_image(image) {
+            learned::merge(&mut self.tables, image)?;
+            return Ok(LEARNED_KEY);
+        }
         let (key, mut updates) = parse(image)?;
         updates.sort_by_key(|it| (it.origin.policy_version, it.sequence_id, it.offset));
         for update in &updates {
-            self.extend(update)?;
+            let goes_on_alone = self.held(key, update.sequence_id) == 0;
+            self.extend_from(update, goes_on_alone)?;
         }
         Ok(key)
     }
@@ -61,7 +74,13 @@ fn write_sequence(tree: &Tree, sequence: &Sequence, image: &mut Vec<u8>) {
     image.push(origin.lane as u8);
     image.extend(origin.engine_id.to_le_bytes());
     let runs = runs(tree, sequence);
-    image.extend((runs.len() as u32).to_le_bytes());
+    let has_missing = sequence.start > 0;
+    image.extend((runs.len() as u32 + u32::from(has_missing)).to_le_bytes());
+    if has_missing {
+        image.push(FLAG_MISSING);
+        image.extend((sequence.start as u32).to_le_bytes());
+        image.extend(0_u32.to_le_bytes());
+    }
     for (flags, run) in runs {
         image.push(flags);
         image.extend((run.len() as u32).to_le_bytes());
@@ -72,7 +91,7 @@ fn write_sequence(tree: &Tree, sequence: &Sequence, image: &mut Vec<u8>) {
 }
 
 /// The longest runs of equal flags.
-fn runs(tree: &Tree, sequence: &Sequence) -> Vec<(u8, Packer)> {
+pub(crate) fn runs(tree: &Tree, sequence: &Sequence) -> Vec<(u8, Packer)> {
     let mut runs: Vec<(u8, Packer)> = Vec::new();
     for block in tree.blocks_of(sequence) {
         for index in 0..block.len() {
@@ -138,6 +157,10 @@ fn read_sequence<'a>(
     for _ in 0..reader.u32()? {
         let flags = reader.take(1)?[0];
         let (num_tokens, num_soft_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
+        if flags == FLAG_MISSING && last.is_none() && num_soft_bytes == 0 && num_tokens > 0 {
+            (offset, last) = (num_tokens as u64, Some(flags));
+            continue;
+        }
         let tokens = reader.take(num_tokens.saturating_mul(3))?;
         let soft = reader.take(num_soft_bytes)?;
         Packed::parse(tokens, soft)?;
@@ -156,7 +179,7 @@ fn read_sequence<'a>(
         });
         offset += num_tokens as u64;
     }
-    if !(1..=u64::from(MAX_SEQUENCE_TOKENS)).contains(&offset) {
+    if last == Some(FLAG_MISSING) || !(1..=u64::from(MAX_SEQUENCE_TOKENS)).contains(&offset) {
         return refuse(format!("a sequence of {offset} tokens"), "sequences of 1 to 2^28 tokens");
     }
     Ok(())

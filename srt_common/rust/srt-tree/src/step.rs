@@ -8,8 +8,7 @@
 use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
 use crate::error::{Result, TreeError};
 use crate::estimate::View;
-use crate::forest::{Forest, check_token_ids, token_ids};
-use crate::memory::SLICE;
+use crate::forest::{Forest, SWEPT_PER_TOKEN, check_token_ids, token_ids};
 use crate::origin::{Origin, PromptKey, RowId, SequenceId, TokenId};
 use crate::rng::{Rng, mix};
 use crate::row::{Row, RowRequest};
@@ -144,7 +143,7 @@ impl Forest {
             && let Some(tree) = self.trees[slot as usize].as_deref_mut()
         {
             tree.num_open_rows -= 1;
-            if row.is_kept && tree.sequence_len(row.sequence_id) == row.offset {
+            if row.is_kept && tree.sequence_end(row.sequence_id) == row.offset {
                 tree.end(row.sequence_id);
             }
             self.recency.touch(slot);
@@ -174,7 +173,7 @@ impl Forest {
         for i in order {
             self.take_in(step, i, verified_offsets[i]);
         }
-        self.sweep(SLICE);
+        self.sweep(step.new_tokens.len() * SWEPT_PER_TOKEN);
         Ok(self.propose(step, draw))
     }
 
@@ -258,7 +257,7 @@ impl Forest {
             return;
         }
         let num_targets = soft.iter().map(|row| row.as_slice().len()).sum();
-        let to = Destination { id, origin, is_observation };
+        let to = Destination { id, origin, offset: row.offset, is_observation };
         let items = pairs.map(|(token, row)| (token, *row));
         row.is_kept = self.append(key, to, items, num_targets);
     }

@@ -3,7 +3,7 @@
 //! * Mixing tables: per (scope, context order, count, distinct tokens) how often the evidence of
 //!   that level explained the token that came; online EM.
 //! * Calibration tables: per (way of drafting, count, order, confidence) the mean acceptance.
-//! * They live as long as the forest.
+//! * They live as long as the forest, and beyond it as an image (`learned`).
 
 use crate::error::{Result, TreeError};
 
@@ -90,10 +90,11 @@ pub(crate) struct Tables {
     calibration: Box<[Mean]>,
 }
 
+/// A mean in the making; every value added is from 0 to 1.
 #[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    sum: f64,
-    count: f64,
+pub(crate) struct Mean {
+    pub(crate) sum: f64,
+    pub(crate) count: f64,
 }
 
 impl Mean {
@@ -109,6 +110,15 @@ impl Tables {
             mixing: vec![Mean::default(); NUM_MIXING].into(),
             calibration: vec![Mean::default(); NUM_CALIBRATION].into(),
         }
+    }
+
+    /// All cells, in a fixed order.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = &Mean> {
+        self.mixing.iter().chain(&self.calibration)
+    }
+
+    pub(crate) fn cells_mut(&mut self) -> impl Iterator<Item = &mut Mean> {
+        self.mixing.iter_mut().chain(&mut self.calibration)
     }
 
     /// Weight of a level against all lower ones.

@@ -5,6 +5,8 @@
 //!   from a response crosses into it.
 //! * A position that was sampled is in the chain of order k exactly once if k tokens stand before
 //!   it. An observation is in none: context, never a continuation.
+//! * A sequence whose beginning was evicted goes on without it: it begins at an offset above 0 and
+//!   continues nothing.
 //! * Removed blocks stay, marked dead and skipped by readers, until the dead are a quarter of the
 //!   tree: removal costs what goes.
 
@@ -35,6 +37,9 @@ pub(crate) struct Sequence {
     pub(crate) origin: Option<Origin>,
     /// Block numbers in order; all but the last are full.
     pub(crate) blocks: Vec<u32>,
+    /// Offset of the first token held; 0 unless what came before was evicted.
+    pub(crate) start: usize,
+    /// Tokens held.
     pub(crate) len: usize,
     /// Nodes of the global index that refer to it.
     pub(crate) num_nodes: usize,
@@ -43,6 +48,11 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// Offset of the next token.
+    pub(crate) fn end(&self) -> usize {
+        self.start + self.len
+    }
+
     fn is_run_ahead(&self) -> bool {
         self.origin.is_some_and(|origin| origin.lane == Lane::RunAhead)
     }
@@ -54,6 +64,8 @@ pub(crate) struct Destination {
     pub(crate) id: SequenceId,
     /// Used when the sequence starts.
     pub(crate) origin: Origin,
+    /// Offset of the tokens; the sequence's own where it starts with them.
+    pub(crate) offset: usize,
     pub(crate) is_observation: bool,
 }
 
@@ -112,9 +124,9 @@ impl Tree {
         self.prompt.and_then(|slot| self.at(slot))
     }
 
-    /// Tokens held of a sequence.
-    pub(crate) fn sequence_len(&self, id: SequenceId) -> usize {
-        self.sequence(id).map_or(0, |sequence| sequence.len)
+    /// Offset of the next token of a sequence.
+    pub(crate) fn sequence_end(&self, id: SequenceId) -> usize {
+        self.sequence(id).map_or(0, Sequence::end)
     }
 
     pub(crate) fn num_sequences(&self) -> usize {
@@ -170,9 +182,8 @@ impl Tree {
         index: &mut GlobalIndex,
     ) -> usize {
         let known = self.ids.get(&to.id).copied();
-        let slot = known.unwrap_or_else(|| self.start(to.id, Some(to.origin)));
-        let last = self.at(slot).and_then(|it| it.blocks.last().copied());
-        let last = last.unwrap_or_else(|| self.last_block_of_prompt());
+        let slot = known.unwrap_or_else(|| self.start(to.id, Some(to.origin), to.offset));
+        let last = self.last_block_before(slot);
         let mut text = self.arena.text_before(last, BLOCK_TOKENS, MAX_CHAIN_ORDER);
         let num_before = text.len();
         for (token, row) in items {
@@ -196,7 +207,7 @@ impl Tree {
         if self.prompt.is_some() || tokens.is_empty() {
             return;
         }
-        let prompt = self.start(SequenceId(u64::MAX), None);
+        let prompt = self.start(SequenceId(u64::MAX), None, 0);
         self.prompt = Some(prompt);
         for (offset, &token) in tokens.iter().enumerate() {
             let position = self.push(prompt, token, &SoftRow::EMPTY, false);
@@ -213,7 +224,7 @@ impl Tree {
     /// Makes a sequence continue the prompt, which came after it.
     fn continue_prompt(&mut self, slot: u32, index: &mut GlobalIndex) {
         let previous = self.last_block_of_prompt();
-        let Some(sequence) = self.at(slot) else { return };
+        let Some(sequence) = self.at(slot).filter(|it| it.start == 0) else { return };
         let (first, num_short) = (sequence.blocks[0], sequence.len.min(MAX_CHAIN_ORDER));
         if let Some(block) = self.arena.get_mut(first) {
             block.previous = previous;
@@ -252,9 +263,10 @@ impl Tree {
         }
     }
 
-    fn start(&mut self, id: SequenceId, origin: Option<Origin>) -> u32 {
+    fn start(&mut self, id: SequenceId, origin: Option<Origin>, start: usize) -> u32 {
         let (blocks, is_ended) = (Vec::new(), false);
-        let sequence = Some(Sequence { id, origin, blocks, len: 0, num_nodes: 0, is_ended });
+        let sequence = Sequence { id, origin, blocks, start, len: 0, num_nodes: 0, is_ended };
+        let sequence = Some(sequence);
         let slot = if let Some(slot) = self.free_sequences.pop() {
             self.sequences[slot as usize] = sequence;
             slot
@@ -287,7 +299,7 @@ impl Tree {
             return number;
         }
         let weight = if self.prompt == Some(slot) { PROMPT_WEIGHT } else { 1.0 };
-        let previous = last.unwrap_or_else(|| self.last_block_of_prompt());
+        let previous = self.last_block_before(slot);
         let number = self.arena.add(Block::new(slot, ordinal, previous, weight));
         if let Some(sequence) = &mut self.sequences[slot as usize] {
             self.list_bytes -= vec_bytes(&sequence.blocks);
@@ -295,6 +307,13 @@ impl Tree {
             self.list_bytes += vec_bytes(&sequence.blocks);
         }
         number
+    }
+
+    /// The block that the next token of a sequence comes after.
+    fn last_block_before(&self, slot: u32) -> u32 {
+        let Some(sequence) = self.at(slot) else { return NONE };
+        let first = if sequence.start == 0 { self.last_block_of_prompt() } else { NONE };
+        sequence.blocks.last().copied().unwrap_or(first)
     }
 
     fn last_block_of_prompt(&self) -> u32 {
@@ -313,10 +332,10 @@ impl Tree {
     /// Takes an ended sequence of this origin up again if `context` begins with all of it.
     pub(crate) fn reopen(&mut self, id: SequenceId, origin: Origin, context: &[TokenId]) -> bool {
         let Some(sequence) = self.sequence(id) else { return false };
-        if !sequence.is_ended || sequence.origin != Some(origin) || sequence.len > context.len() {
+        if !sequence.is_ended || sequence.origin != Some(origin) || sequence.end() > context.len() {
             return false;
         }
-        let parts = context[..sequence.len].chunks(BLOCK_TOKENS);
+        let parts = context[sequence.start..sequence.end()].chunks(BLOCK_TOKENS);
         let is_same = |(block, part): (&Block, &[TokenId])| block.tokens[..block.len()] == *part;
         if !self.blocks_of(sequence).zip(parts).all(is_same) {
             return false;
@@ -333,8 +352,9 @@ impl Tree {
     /// The position of an offset of a sequence.
     pub(crate) fn position(&self, id: SequenceId, offset: usize) -> Option<u32> {
         let sequence = self.sequence(id)?;
-        let number = *sequence.blocks.get(offset / BLOCK_TOKENS)?;
-        (offset < sequence.len).then(|| join(number, offset % BLOCK_TOKENS))
+        let at = offset.checked_sub(sequence.start)?;
+        let number = *sequence.blocks.get(at / BLOCK_TOKENS)?;
+        (at < sequence.len).then(|| join(number, at % BLOCK_TOKENS))
     }
 
     /// The position after one of a live block, if it was sampled.
@@ -363,7 +383,8 @@ impl Tree {
         if sequence.is_run_ahead() {
             self.num_run_ahead_tokens_used += 1;
         }
-        Some((sequence.id, block.ordinal as usize * BLOCK_TOKENS + index))
+        let at = block.ordinal as usize * BLOCK_TOKENS + index;
+        Some((sequence.id, sequence.start + at))
     }
 
     // -- shrinking -------------------------------------------------------------------------------
@@ -397,6 +418,25 @@ impl Tree {
         let meant = self.sampled().filter(|it| it.origin.is_some_and(is_meant));
         let ids: Vec<_> = meant.map(|sequence| sequence.id).collect();
         ids.into_iter().filter_map(|id| self.remove(id, index)).sum()
+    }
+
+    /// The sequences to drop so that `max_sequences` stay: least used first, of those the ones of
+    /// the oldest policy version. Never what is decoding, nor, while others can go, what the newest
+    /// policy version sampled: it had no time to be of use.
+    pub(crate) fn least_useful(
+        &self,
+        max_sequences: usize,
+        is_decoding: impl Fn(SequenceId) -> bool,
+    ) -> Vec<SequenceId> {
+        let version = |it: &Sequence| it.origin.map_or(0, |origin| origin.policy_version);
+        let newest = self.sampled().map(version).max().unwrap_or(0);
+        let num_used = |it: &Sequence| self.blocks_of(it).map(Block::num_used).sum::<usize>();
+        let rank = |it: &Sequence| (version(it) == newest, num_used(it), version(it), it.id);
+        let mut ranks: Vec<_> = self.sampled().map(rank).collect();
+        ranks.sort_unstable();
+        let excess = ranks.len().saturating_sub(max_sequences);
+        let ids = ranks.into_iter().map(|(_, _, _, id)| id);
+        ids.filter(|&id| !is_decoding(id)).take(excess).collect()
     }
 
     /// Takes dead positions out of every chain and frees their blocks. O(size of the tree).

@@ -48,6 +48,8 @@ class Srt:
         self._mode = MODE_SAMPLED if self._is_coupled else MODE_POINT_MASS
         self._num_generated = 0
         self._handles: dict[int, int] = {}
+        self._sequences: dict[int, int] = {}
+        """By conversation: the sequence of its last turn, which the next one goes on with."""
         self._drafts: dict[int, tuple[IntArray, FloatArray]] = {}
         """q of each row's last draft: token ids and probabilities [D, 8]."""
         self.forest = PromptForest(
@@ -71,6 +73,7 @@ class Srt:
             mode=self._mode,
             max_new_tokens=0,
             stop_token_ids=self._stop_tokens,
+            previous_sequence_id=self._sequences.get(row.conversation),
         )
         self.timing.opened(cpu_ns() - start)
 
@@ -117,7 +120,11 @@ class Srt:
 
     def close(self, row: Row) -> None:
         """Close a row; its tokens stay."""
-        self.forest.close_row(self._handles.pop(row.number))
+        handle = self._handles.pop(row.number)
+        self._sequences[row.conversation] = self.forest.row_sequence_id(handle)
+        if row.is_last_turn:
+            del self._sequences[row.conversation]
+        self.forest.close_row(handle)
 
     def drain(self) -> list[Update]:
         """The forest's outbox."""

@@ -11,7 +11,7 @@ from srt_common.tree._tree import (
     SNAPSHOT_VERSION,
     Drafts,
 )
-from srt_common.tree.forest import PromptForest, Recorded, Update
+from srt_common.tree.forest import LEARNED_KEY, PromptForest, Recorded, Update
 from srt_common.tree.packed import (
     pack_soft_targets,
     pack_tokens,
@@ -24,6 +24,7 @@ __all__ = [
     "FLAG_OBSERVATION",
     "LANE_POLICY",
     "LANE_RUN_AHEAD",
+    "LEARNED_KEY",
     "MAX_SOFT_TARGETS",
     "MODE_OFF",
     "MODE_POINT_MASS",

@@ -26,6 +26,7 @@ __all__ = [
     "FLAG_OBSERVATION",
     "LANE_POLICY",
     "LANE_RUN_AHEAD",
+    "LEARNED_KEY",
     "MAX_SOFT_TARGETS",
     "MODE_OFF",
     "MODE_POINT_MASS",
@@ -59,6 +60,9 @@ MAX_SOFT_TARGETS: Final[int]
 """Pairs kept per position and in each sparse q: 8."""
 
 SNAPSHOT_VERSION: Final[int]
+
+LEARNED_KEY: Final[bytes]
+"""Stands for the learned tables where snapshots are asked for by prompt key."""
 
 @final
 class Drafts:
@@ -228,8 +232,10 @@ class Forest:
         """Append packed tokens at ``offset`` of a sequence; tokens already held are skipped.
 
         Returns how many tokens are new; an update ahead of its offset waits (0 now, counted when
-        its gap closes). The origin of the update that starts a sequence is the sequence's. What
-        memory cannot take is counted in ``num_refused_tokens``, not an error.
+        its gap closes), except where this forest has evicted the prompt: then the sequence goes on
+        without its beginning, and is joined with it should it come after all. The origin of the
+        update that starts a sequence is the sequence's. What memory cannot take is counted in
+        ``num_refused_tokens``, not an error.
         """
     def apply(self, updates: Sequence[_Update], max_tokens: int) -> int:
         """Extend by a prefix of ``updates`` of about ``max_tokens`` tokens; returns how many
@@ -247,6 +253,11 @@ class Forest:
         have.
         """
     def remove_sequence(self, prompt_key: bytes, sequence_id: int) -> bool: ...
+    def retain_rollouts(self, prompt_key: bytes, max_rollouts: int) -> int:
+        """Drop sequences of a prompt until at most ``max_rollouts`` are left; returns how many
+        went. Least used ones of old policy versions go first, those of the newest version last,
+        those that are decoding here never.
+        """
     def remove_policy_version(self, policy_version: int) -> int:
         """Drop every sequence sampled by this version; returns tokens dropped."""
     def remove_prompt(self, prompt_key: bytes) -> bool:
@@ -354,10 +365,13 @@ class Forest:
     def snapshot(self, prompt_key: bytes) -> bytes | None:
         """Canonical image of a tree's sequences: equal for equal sets of appends, whatever order
         they came in. The prompt's text, marks of use and learned tables are not part of it.
+
+        For `LEARNED_KEY` the image of the learned tables; None while they have learned nothing.
         """
     def load_snapshot(self, image: bytes) -> bytes:
         """Merge an image (sequences extend as by `extend`, oldest policy version first); returns
-        its prompt key.
+        its prompt key. Of an image of tables each cell that rests on more observations is taken
+        over: harmless when repeated, the same in any order.
         """
     def check(self) -> None:
         """Verify every invariant; ``RuntimeError`` names the first broken one. For tests and debug

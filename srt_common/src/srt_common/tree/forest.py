@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from srt_common.errors import TreeError
 from srt_common.keys import PromptKey
 from srt_common.tree import _tree
 from srt_common.tree.stats import ForestStats, PromptStats, RowStats
+
+LEARNED_KEY: Final = PromptKey(_tree.LEARNED_KEY)
+"""Stands for the learned tables where snapshots are asked for by prompt key."""
 
 IntArray: TypeAlias = NDArray[np.int32]
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -114,6 +117,11 @@ class PromptForest:
         """Drop a sequence; returns whether it was held."""
         with _refusals("remove sequence"):
             return self._native.remove_sequence(prompt_key, sequence_id)
+
+    def retain_rollouts(self, prompt_key: PromptKey, max_rollouts: int) -> int:
+        """Drop a prompt's least useful sequences beyond ``max_rollouts``; returns how many went."""
+        with _refusals("retain rollouts"):
+            return self._native.retain_rollouts(prompt_key, max_rollouts)
 
     def remove_policy_version(self, policy_version: int) -> int:
         """Drop every sequence sampled by this version; returns tokens dropped."""
@@ -245,7 +253,7 @@ class PromptForest:
             return self._native.sequence_tokens(prompt_key, sequence_id)
 
     def snapshot(self, prompt_key: PromptKey) -> bytes | None:
-        """Canonical image of a tree."""
+        """Canonical image of a tree, or for `LEARNED_KEY` that of the learned tables."""
         with _refusals("snapshot"):
             return self._native.snapshot(prompt_key)
 

@@ -77,6 +77,15 @@ def test_text_that_never_repeats_gets_one_token_a_step(name: str) -> None:
     assert tally.tokens_per_step == 1.0
 
 
+def test_a_later_turn_adds_only_what_is_new_of_a_conversation() -> None:
+    turns = rollout(*[(list(range(n, n + 8)), n % 20 == 0) for n in range(0, 100, 10)])
+    recorded = trace(turns)
+    drafter = Srt(recorded, engine_id=1, is_shared=False, seed=0)
+    replayed(lambda: drafter, recorded, [[turns]])
+    stats = drafter.forest.stats()
+    assert (stats.num_sequences, stats.num_tokens) == (1, len(turns.tokens[: turns.turns[-1].end]))
+
+
 @pytest.mark.parametrize("name", ["srt", "suffix"])
 def test_turns_and_observations_reach_a_drafter(name: str) -> None:
     observed = list(range(200, 210))
