@@ -11,15 +11,20 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from srt_common.keys import PromptKey, engine_id, prompt_key, shard_of
 from srt_common.store.base import StoredSnapshot
 from srt_common.store.redis_log import RedisLogStore
-from srt_common.tree import LANE_POLICY, MODE_SAMPLED, PromptForest
+from srt_common.tree import LANE_POLICY, LEARNED_KEY, MODE_SAMPLED, PromptForest
 from srt_rollout.tree_sync import TreeSync
 from support.redis_server import RedisServer
 
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
 NUM_SHARDS = 4
+NO_OVERLAP: FloatArray = np.zeros(0, dtype=np.float32)
 PROMPT = np.array([5, 6, 7], dtype=np.int32)
 KEY = prompt_key(b"secret", b"tokenizer", token_ids=PROMPT.tolist())
 
@@ -44,7 +49,8 @@ class Engine:
     def _store(self) -> RedisLogStore:
         return RedisLogStore.from_url(self._server.url, cache="test", num_shards=NUM_SHARDS)
 
-    def sample(self, tokens: list[int], sequence_id: int) -> None:
+    def sample(self, tokens: list[int], sequence_id: int, overlap: float | None = None) -> None:
+        """``overlap``: also verify a draft, of which that much agrees with the policy."""
         row = self.forest.open_row(
             KEY,
             PROMPT,
@@ -57,20 +63,36 @@ class Engine:
             stop_token_ids=np.zeros(0, dtype=np.int32),
         )
         new = np.array(tokens, dtype=np.int32)
+        draft = self._step(row, new)
+        if overlap is not None:
+            assert len(draft) > 0
+            accepted = np.full(len(draft), overlap, dtype=np.float32)
+            self._step(row, draft[:1], num_verified=len(draft), overlap=accepted)
+        self.forest.close_row(row)
+
+    def _step(
+        self,
+        row: int,
+        new: IntArray,
+        *,
+        num_verified: int = 0,
+        overlap: FloatArray = NO_OVERLAP,
+    ) -> IntArray:
+        """What is drafted once the row has sampled ``new``."""
         none = np.zeros(0, dtype=np.int32)
-        self.forest.step(
+        drafts = self.forest.step(
             np.array([row], dtype=np.uint64),
             np.array([0, len(new)], dtype=np.int32),
             new,
-            np.zeros(1, dtype=np.int32),
-            np.zeros(0, dtype=np.float32),
+            np.array([num_verified], dtype=np.int32),
+            overlap,
             none,
             none,
             np.zeros(0, dtype=np.float32),
-            np.zeros(1, dtype=np.int32),
-            0.1,
+            np.full(1, 4, dtype=np.int32),
+            0.0,
         )
-        self.forest.close_row(row)
+        return drafts.token_ids
 
     def holds(self, sequence_id: int) -> list[int] | None:
         tokens = self.forest.sequence_tokens(KEY, sequence_id)
@@ -103,6 +125,20 @@ def test_what_one_engine_samples_another_holds(start: Callable[[str], Engine]) -
     second.sample([1, 2, 9], sequence_id=22)
     eventually(lambda: first.holds(22) == [1, 2, 9] and second.holds(11) == [1, 2, 3, 4])
     assert first.forest.snapshot(KEY) == second.forest.snapshot(KEY)
+
+
+def test_a_restarted_engine_knows_how_far_to_trust_its_trees(
+    start: Callable[[str], Engine],
+) -> None:
+    first = start("first")
+    first.sample([1, 2, 3, 4], sequence_id=11)
+    for sequence_id in range(20, 30):
+        first.sample([1, 2], sequence_id=sequence_id, overlap=0.25)
+    learned = first.forest.snapshot(LEARNED_KEY)
+    assert learned is not None
+    first.sync.stop()
+    second = start("second")
+    eventually(lambda: second.forest.snapshot(LEARNED_KEY) == learned)
 
 
 def test_a_server_that_goes_away_delays_updates_and_loses_none(

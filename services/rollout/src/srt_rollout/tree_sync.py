@@ -4,7 +4,8 @@
   updates in slices, so that no decoding step waits longer than a slice.
 * Decoding never waits for this thread. When the store is away, updates wait in the forest's bounded
   outbox and the engine drafts from what it has.
-* A restarted engine is warm again: it loads the snapshots of every shard, then follows the log.
+* A restarted engine is warm again: it loads the snapshots of every shard, the learned tables among
+  them, then follows the log.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from srt_common.cancellation import cancel_and_wait
 from srt_common.errors import TreeError, TreeStoreError, TreeStoreUnavailable
-from srt_common.keys import PromptKey
+from srt_common.keys import PromptKey, shard_of
 from srt_common.messages.tree_updates import (
     PromptRemoved,
     TokensAppended,
     TokensUsed,
     TreeUpdate,
 )
-from srt_common.store.base import START, ShardBatch, TreeStore
+from srt_common.store.base import START, ShardBatch, StoredSnapshot, TreeStore
 from srt_common.store.cursors import appended_at_unix
 from srt_common.store.redis_log import RedisLogStore
 from srt_common.telemetry import names
-from srt_common.tree import PromptForest, Update
+from srt_common.tree import LEARNED_KEY, PromptForest, Update
 
 _LOG = logging.getLogger(__name__)
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -44,6 +45,8 @@ DRAIN_TOKENS = 32_768
 BLOCK_SECONDS = 1.0
 GATHER_SECONDS = 0.02
 """Between reads: what arrives meanwhile is read at once, for a reading costs more than its news."""
+LEARNED_SECONDS = 60.0
+"""Between exchanges of the learned tables."""
 RETRY_SECONDS = 0.5
 STOP_SECONDS = 2.0
 
@@ -133,9 +136,10 @@ class TreeSync:
         self._store = self._make_store()
         publishing = asyncio.create_task(self._publish())
         following = asyncio.create_task(self._follow())
+        learning = asyncio.create_task(self._keep_learned())
         await self._stopping.wait()
         await cancel_and_wait([following])
-        await asyncio.wait([publishing])
+        await asyncio.wait([publishing, learning])
         await self._store.close()
 
     async def _publish(self) -> None:
@@ -204,6 +208,26 @@ class TreeSync:
                     stale.add(batch.shard)
                 await self._apply(batch)
             await asyncio.sleep(GATHER_SECONDS)
+
+    async def _keep_learned(self) -> None:
+        """Exchange what drafting has taught, now and then and at the end."""
+        while not self._stopping.is_set():
+            await self._pause(LEARNED_SECONDS)
+            try:
+                await self._exchange_learned()
+            except TreeStoreError:
+                self._counts["unavailable"] += 1
+
+    async def _exchange_learned(self) -> None:
+        """Merge the tables that others left, and leave ours for them and for the next start."""
+        held = await self._store.snapshot(LEARNED_KEY)
+        if held is not None:
+            self._load(held.image)
+        image = self._forest.snapshot(LEARNED_KEY)
+        if image is not None:
+            heads = await self._store.heads()
+            cursor = heads[shard_of(LEARNED_KEY, self._store.num_shards)]
+            await self._store.put_snapshot(LEARNED_KEY, StoredSnapshot(image, cursor))
 
     async def _load_shard(self, shard: int) -> None:
         for key in await self._store.snapshot_keys(shard):
