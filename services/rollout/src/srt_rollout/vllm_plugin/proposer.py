@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vllm.distributed.parallel_state import get_tp_group
 
 from srt_common import keys
 from srt_common.clock import SystemClock
@@ -69,8 +70,6 @@ class TreeDrafter:
         """Start with empty trees under these settings; no request may be running."""
         self._settings = settings
         self._mode = _MODES[settings.mode]
-        if _tensor_parallel_size(self._config) > 1:
-            self._mode = min(self._mode, MODE_POINT_MASS)
         self.forest = PromptForest(
             engine_id=keys.engine_id(settings.engine_name),
             max_bytes=settings.max_tree_bytes,
@@ -208,7 +207,8 @@ class TreeDrafter:
                 ids[start:end, 0] = np.maximum(drafted, 0)
                 probs[start:end, 0] = drafted >= 0
         device = self._runner.device
-        return SparseDraft(torch.from_numpy(ids).to(device), torch.from_numpy(probs).to(device))
+        draft = SparseDraft(torch.from_numpy(ids).to(device), torch.from_numpy(probs).to(device))
+        return draft if _tensor_parallel_size(self._config) == 1 else _of_first_rank(draft)
 
     def on_bonus(self, logits: Tensor, sampling: Any) -> None:
         self._record.on_bonus(logits, sampling)
@@ -312,6 +312,15 @@ class TreeDrafter:
 
 def _tensor_parallel_size(config: Any) -> int:
     return int(config.parallel_config.tensor_parallel_size)
+
+
+def _of_first_rank(draft: SparseDraft) -> SparseDraft:
+    """What the first tensor-parallel rank holds, on every rank. Each verifies by itself, with the
+    same random numbers: with another q it would go on with other tokens.
+    """
+    ids, probs = draft.token_ids.to(torch.int32), draft.probs.view(torch.int32)
+    ids, probs = get_tp_group().broadcast(torch.cat((ids, probs), dim=1), src=0).chunk(2, dim=1)
+    return SparseDraft(ids.to(torch.int64), probs.contiguous().view(torch.float32))
 
 
 def _extra_args(values: dict[str, Any] | None) -> ExtraArgs:
