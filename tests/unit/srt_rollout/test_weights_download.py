@@ -192,6 +192,7 @@ def test_without_the_token_nothing_is_had_and_it_is_not_tried_again(
         "https://trainer:8090/v1/weights/1",
         "file:///etc/shadow",
         "http://trainer:8090/",
+        "v1/weights/1",
         "http://trainer:8090//evil/weights",
         "http://trainer:8090/v1/../admin",
         "http://trainer:8090/v1/%2e%2e/admin",
