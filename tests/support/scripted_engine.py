@@ -58,6 +58,9 @@ class ScriptedEngine:
         """Requests in flight at which `is_full` is set."""
         self.gate = asyncio.Event()
         self.gate.set()
+        self.weights_gate = asyncio.Event()
+        """Not set: weights are being fetched."""
+        self.weights_gate.set()
         self.num_in_flight = 0
         self.most_in_flight = 0
 
@@ -81,6 +84,7 @@ class ScriptedEngine:
         return result
 
     async def update_weights(self, update: WeightUpdate) -> None:
+        await self.weights_gate.wait()
         if self.weight_errors:
             raise self.weight_errors.pop(0)
         self.loads.append(update)

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-TOKEN = "a token of the tests"
-
 Trouble = Callable[["Request"], None]
 
 
@@ -31,7 +29,7 @@ class Request(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         start = self.headers.get("Range", "")
         self.site.asked.append((self.path, start))
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self.headers.get("Authorization") != f"Bearer {self.site.token}":
             self.answer(401, b"")
         elif self.path == self.site.path:
             self.answer(200, self.site.manifest)
@@ -80,7 +78,8 @@ class Request(BaseHTTPRequestHandler):
 class WeightsSite:
     """One policy version at ``<url>/v1/weights/<policy_version>``."""
 
-    def __init__(self, server: ThreadingHTTPServer) -> None:
+    def __init__(self, server: ThreadingHTTPServer, *, token: str) -> None:
+        self.token = token
         self.base_url = f"http://127.0.0.1:{server.server_port}"
         self.asked: list[tuple[str, str]] = []
         """Path and ``Range`` of every request."""
@@ -105,10 +104,11 @@ class WeightsSite:
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[WeightsSite]:
+    def started(cls, *, token: str) -> Iterator[WeightsSite]:
+        """A site that answers whoever presents the token."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), Request)
         server.daemon_threads = True
-        site = cls(server)
+        site = cls(server, token=token)
         server.RequestHandlerClass = type("SiteRequest", (Request,), {"site": site})
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.gateway import Gateway
-from support.weights_site import TOKEN, WeightsSite
+from support.gateway import TOKEN, Gateway
+from support.weights_site import WeightsSite
 
 ORDER = [
     "/pause",
@@ -152,7 +152,7 @@ WEIGHTS = {"model.safetensors": b"tensors"}
 
 @pytest.fixture
 def site() -> Iterator[WeightsSite]:
-    with WeightsSite.started() as started:
+    with WeightsSite.started(token=TOKEN) as started:
         yield started
 
 
@@ -160,15 +160,12 @@ def site() -> Iterator[WeightsSite]:
 async def remote(tmp_path: Path, site: WeightsSite) -> AsyncIterator[Gateway]:
     """A gateway that may fetch from the site."""
     async with Gateway.started(tmp_path, weights_url_prefix=site.base_url) as started:
-        started.token_file.write_text(TOKEN)
         yield started
 
 
 async def fetch(gateway: Gateway, url: str, policy_version: int) -> httpx.Response:
     body = {"url": url, "policy_version": policy_version}
-    return await gateway.http.post(
-        "/srt/v1/weights", json=body, headers={"Authorization": f"Bearer {TOKEN}"}
-    )
+    return await gateway.http.post("/srt/v1/weights", json=body)
 
 
 async def test_weights_from_a_url_are_fetched_and_loaded_in_the_same_order(
@@ -208,11 +205,7 @@ async def test_weights_that_cannot_be_fetched_leave_the_engine_alone(
 async def test_an_update_that_is_not_allowed_is_told_in_a_sentence(
     remote: Gateway, body: dict[str, str], sentence: str
 ) -> None:
-    response = await remote.http.post(
-        "/srt/v1/weights",
-        json={"policy_version": 1, **body},
-        headers={"Authorization": f"Bearer {TOKEN}"},
-    )
+    response = await remote.http.post("/srt/v1/weights", json={"policy_version": 1, **body})
     assert response.status_code == 400
     assert sentence in response.json()["detail"]
     assert remote.vllm.calls == []

@@ -15,8 +15,9 @@ from srt_common.bearer import BearerToken
 from srt_common.errors import EngineRefused, EngineUnavailable
 from srt_rollout import weights_download
 from srt_rollout.weights_download import MAX_ATTEMPTS, WeightsDownload
-from support.weights_site import TOKEN, Request, WeightsSite
+from support.weights_site import Request, WeightsSite
 
+TOKEN = "a token of the tests"
 FILES = {
     "model-00001-of-00002.safetensors": os.urandom(50_000),
     "model-00002-of-00002.safetensors": os.urandom(30_000),
@@ -31,7 +32,7 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def site() -> Iterator[WeightsSite]:
-    with WeightsSite.started() as started:
+    with WeightsSite.started(token=TOKEN) as started:
         yield started
 
 
@@ -61,6 +62,20 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def ranges(site: WeightsSite, name: str = FIRST) -> list[str]:
     """What was asked of one file, request by request."""
     return [start for path, start in site.asked if path.endswith("/" + name)]
+
+
+def test_the_root_is_made_where_there_is_none(site: WeightsSite, root: Path) -> None:
+    empty = root / "of" / "a pod"
+    (root / "token").write_text(TOKEN)
+    download = WeightsDownload(
+        empty,
+        engine="engine-0",
+        prefix=site.base_url,
+        token=BearerToken(root / "token"),
+        max_bytes=10**6,
+    )
+    name = download.fetch(site.offer(1, FILES), 1, loaded=None)
+    assert content_of(empty / name) == FILES
 
 
 def test_a_version_arrives_whole_in_a_folder_named_by_version_and_content(
@@ -211,7 +226,7 @@ def test_a_url_outside_the_prefix_is_refused_and_nobody_is_asked(
 
 
 def test_a_redirect_is_not_followed(site: WeightsSite, root: Path) -> None:
-    with WeightsSite.started() as elsewhere:
+    with WeightsSite.started(token=TOKEN) as elsewhere:
         place = {"Location": f"{elsewhere.base_url}/v1/weights/1/{FIRST}"}
         site.script = [lambda request: request.answer(302, b"", place)]
         with pytest.raises(EngineUnavailable, match="answered 302; redirects are not followed"):

@@ -104,6 +104,22 @@ async def test_an_engine_that_comes_late_gets_the_current_weights_before_any_wor
     assert first.loads == [version(0), version(1)]
 
 
+async def test_an_engine_that_fetches_for_long_holds_up_nobody() -> None:
+    source, first, late = Changing(), ScriptedEngine("engine-0"), ScriptedEngine("engine-1")
+    late.weights_gate.clear()
+    source.give(first)
+    async with pool_of(source) as pool:
+        await pool.publish(version(0))
+        source.give(first, late)
+        await settled()
+        async with asyncio.timeout(5):
+            await pool.publish(version(1))
+        assert await engines_with_slots(pool, 1) == {"engine-0"}
+        late.weights_gate.set()
+        assert await engines_with_slots(pool, 2) == {"engine-0", "engine-1"}
+    assert late.loads == [version(0), version(1)]
+
+
 async def test_an_engine_with_another_jobs_weights_of_the_same_version_gets_ours() -> None:
     source, engine = Changing(), ScriptedEngine("engine-0")
     engine.policy_version, engine.weights_url = 3, "http://another-trainer/v1/weights/3"

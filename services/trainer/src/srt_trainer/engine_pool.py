@@ -102,15 +102,17 @@ class EnginePool:
     async def publish(self, update: WeightUpdate) -> None:
         """Give every engine these weights, and those that come later.
 
-        Returns when each engine has them or has failed at least once; the latter are tried again in
-        the background and get no work before they have them. Waits until engines are known.
+        Returns when each engine that was ready has them or has failed once, or each engine if none
+        was; the others follow in the background and get no work before they have them. Waits until
+        engines are known.
         """
         self._target = update
         await self._are_known.wait()
         engines = list(self._engines.values())
+        awaited = [engine for engine in engines if engine.is_ready] or engines
         for engine in engines:
             engine.aim_for(update)
-        for engine in engines:
+        for engine in awaited:
             await engine.wait_settled()
 
     @asynccontextmanager
