@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ from srt_rollout.weights_download import WeightsDownload
 from srt_trainer import engine_sources
 from srt_trainer.assembly import train
 from srt_trainer.serving import ServingSettings
+from srt_trainer.settings import parse_settings
 from support.gateway_process import free_port
 from support.sampling_engine import SamplingEngine
 from support.tiny_model import make_tiny_model
-from support.trainer_jobs import job_settings
+from support.trainer_jobs import job_document, job_settings
+from support.trainer_process import exit_status, start_program
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 NUM_STEPS = 4
 
@@ -58,15 +62,29 @@ class Cluster:
         )
         return engine
 
+    def document(self, **fields: Any) -> dict[str, Any]:
+        defaults = {"reward": "support.rewards:digits", "token_file": str(self.token_file)}
+        return job_document(self.folder, **{**defaults, **fields})
+
     async def train(self, **fields: Any) -> bytes:
         """Every step; the weights that come out."""
-        defaults = {"reward": "support.rewards:digits", "token_file": str(self.token_file)}
-        settings = job_settings(self.folder, **{**defaults, **fields})
         serving = ServingSettings(
             weights_url=self.url, weights_host="127.0.0.1", weights_port=self.port
         )
-        await train(settings, serving)
+        await train(parse_settings(self.document(**fields)), serving)
         return (self.folder / "run/final/model.safetensors").read_bytes()
+
+    def start_process(self, **fields: Any) -> ForkServerProcess:
+        """The same as a process of its own."""
+        config = self.folder / "trainer.json"
+        config.write_text(json.dumps(self.document(**fields)))
+        environment = {
+            "SRT_TELEMETRY_DIR": str(self.folder / "telemetry"),
+            "SRT_TRAINER_WEIGHTS_URL": self.url,
+            "SRT_TRAINER_WEIGHTS_HOST": "127.0.0.1",
+            "SRT_TRAINER_WEIGHTS_PORT": str(self.port),
+        }
+        return start_program(config, environment=environment, log=self.folder / "log.jsonl")
 
 
 @pytest.fixture
@@ -167,6 +185,26 @@ def resolve_as(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, Sequence[str
 
     monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(engine_sources, "REFRESH_SECONDS", 0.02)
+
+
+@pytest.mark.processes
+async def test_a_trainer_that_is_killed_serves_again_where_it_was(cluster: Cluster) -> None:
+    async with cluster.engine("engine-0") as engine:
+        process = cluster.start_process(engines=listed(engine))
+
+        def kill(request: dict[str, Any]) -> None:
+            if "/2/" in request["sampling_params"]["extra_args"]["srt_rollout_id"]:
+                engine.on_request = lambda _: None
+                process.kill()
+
+        engine.on_request = kill
+        assert await exit_status(process) == -signal.SIGKILL
+        assert engine.loaded == [0, 1, 2]
+        engine.forget_weights()
+        assert await exit_status(cluster.start_process(engines=listed(engine))) == 0
+    assert engine.loaded == [0, 1, 2, 2, 3, 4]
+    lines = (cluster.folder / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(NUM_STEPS))
 
 
 async def test_weights_are_never_served_without_a_token(cluster: Cluster) -> None:

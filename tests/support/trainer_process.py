@@ -71,6 +71,20 @@ def _main(config: Path, environment: dict[str, str], log: Path) -> None:
         sys.exit(1)
 
 
+async def exit_status(process: ForkServerProcess) -> int | None:
+    """Of a process, once it has ended; negative: the signal that ended it."""
+    has_ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process.sentinel, has_ended.set)
+    try:
+        await has_ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
 def _die_at(point: int) -> None:
     num_points = 0
 
