@@ -19,7 +19,7 @@ import pytest
 from support.sampling_engine import SamplingEngine
 from support.tiny_model import make_tiny_model
 from support.trainer_jobs import job_document
-from support.trainer_process import start_program
+from support.trainer_process import exit_status, start_program
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.processes]
 
@@ -52,19 +52,6 @@ class Program:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
-async def exit_status(process: ForkServerProcess) -> int | None:
-    has_ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(process.sentinel, has_ended.set)
-    try:
-        await has_ended.wait()
-    finally:
-        loop.remove_reader(process.sentinel)
-        process.kill()
-        process.join()
-    return process.exitcode
-
-
 def test_wrong_settings_are_told_at_once_each_in_a_sentence(tmp_path: Path) -> None:
     config = tmp_path / "trainer.json"
     document = job_document(tmp_path, look_ahead_steps=-1, job="Not A Name")
@@ -78,6 +65,23 @@ def test_wrong_settings_are_told_at_once_each_in_a_sentence(tmp_path: Path) -> N
     assert result.returncode == 2
     faults = [json.loads(line)["fault"] for line in result.stderr.splitlines()]
     assert [fault.split(" ")[0] for fault in faults] == ["job", "look_ahead_steps"]
+
+
+def test_a_wrong_or_misspelt_variable_is_told_in_a_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "trainer.json"
+    config.write_text(json.dumps(job_document(tmp_path)))
+    wrong = {"SRT_TRAINER_WEIGHTS_URL": "trainer:8090", "SRT_TRAINER_WEIGHT_PORT": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "srt_trainer", "--config", str(config)],
+        env=dict(os.environ) | wrong,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    misspelt, refused = (json.loads(line)["fault"] for line in result.stderr.splitlines())
+    assert misspelt.endswith("did you mean SRT_TRAINER_WEIGHTS_PORT?")
+    assert refused.startswith("SRT_TRAINER_WEIGHTS_URL is 'trainer:8090'")
 
 
 async def test_what_the_settings_name_and_is_not_there_is_told_in_a_sentence(

@@ -45,11 +45,12 @@ def start_trainer(document: dict[str, Any], *, die_at: int | None = None) -> For
 
 def _train(document: dict[str, Any], die_at: int | None) -> None:
     from srt_trainer.assembly import train
+    from srt_trainer.serving import ServingSettings
     from srt_trainer.settings import parse_settings
 
     if die_at is not None:
         _die_at(die_at)
-    asyncio.run(train(parse_settings(document)))
+    asyncio.run(train(parse_settings(document), ServingSettings()))
 
 
 def start_program(config: Path, *, environment: dict[str, str], log: Path) -> ForkServerProcess:
@@ -68,6 +69,20 @@ def _main(config: Path, environment: dict[str, str], log: Path) -> None:
     except Exception:  # noqa: BLE001 - the interpreter's own last resort, which a fork lacks
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
+
+
+async def exit_status(process: ForkServerProcess) -> int | None:
+    """Of a process, once it has ended; negative: the signal that ended it."""
+    has_ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process.sentinel, has_ended.set)
+    try:
+        await has_ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+        process.kill()
+        process.join()
+    return process.exitcode
 
 
 def _die_at(point: int) -> None:
