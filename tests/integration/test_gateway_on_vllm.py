@@ -16,9 +16,18 @@ from typing import Any
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save
 
-from support.gateway_process import GatewayProcess, has_ended, load, rollout, wait_for_load
+from support.gateway_process import (
+    TOKEN,
+    GatewayProcess,
+    has_ended,
+    load,
+    rollout,
+    wait_for_load,
+)
 from support.tiny_model import make_tiny_model
+from support.weights_site import WeightsSite
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 GENERATE = "/inference/v1/generate"
@@ -34,10 +43,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pod(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def site() -> Iterator[WeightsSite]:
+    with WeightsSite.started(token=TOKEN) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def pod(
+    models: Path, site: WeightsSite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
     folder = tmp_path_factory.mktemp("pod")
     with GatewayProcess.started(
-        folder, models / "first", SRT_ROLLOUT_DRAFTER_ENABLED="false"
+        folder,
+        models / "first",
+        SRT_ROLLOUT_DRAFTER_ENABLED="false",
+        SRT_ROLLOUT_WEIGHTS_URL_PREFIX=site.base_url,
     ) as started:
         for name in ("first", "second"):
             (started.weights_root / f"link-{name}").symlink_to(models / name)
@@ -148,6 +168,32 @@ async def test_new_weights_change_what_is_sampled_and_how_it_is_labelled(
     assert (await load(http))["policy_version"] == 1
     await http.post("/srt/v1/weights", json={"path": "first", "policy_version": 0})
     assert (await greedy(http))["token_ids"] == first["token_ids"]
+
+
+async def test_weights_fetched_in_shards_are_those_of_a_folder_and_name_who_they_serve(
+    models: Path, site: WeightsSite, http: httpx.AsyncClient
+) -> None:
+    """The second shard breaks off once; afterwards only rollouts of that version are sampled."""
+    await http.post("/srt/v1/weights", json={"path": "second", "policy_version": 1})
+    from_folder = await greedy(http)
+    tensors = load_file(models / "second" / "model.safetensors")
+    names = sorted(tensors)
+    shards = {
+        f"model-{number}.safetensors": save({name: tensors[name] for name in part})
+        for number, part in enumerate((names[::2], names[1::2]))
+    }
+    url = site.offer(2, shards)
+    site.script = [lambda request: request.serve(), lambda request: request.cut(1000)]
+    response = await http.post("/srt/v1/weights", json={"url": url, "policy_version": 2})
+    assert response.json() == {"policy_version": 2}
+    assert [start for _, start in site.asked] == ["", "", "", "bytes=1000-"]
+    found = await greedy(http)
+    assert found["token_ids"] == from_folder["token_ids"]
+    assert found["weight_versions"][0]["version"] == "2"
+    assert (await load(http))["weights_url"] == url
+    asking = rollout("late", max_tokens=4, extra_args={"srt_policy_version": 3})
+    assert (await http.post(GENERATE, json=asking)).status_code == 503
+    await http.post("/srt/v1/weights", json={"path": "first", "policy_version": 0})
 
 
 async def test_weights_that_cannot_be_read_stop_sampling_until_good_ones_come(
