@@ -59,7 +59,7 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 	$(BIN)/python docs/benchmarks/traces.py
 
 bench-core: ## nanoseconds of the Rust core alone
-	cd $(RUST) && cargo bench -q -p srt-tree
+	cd $(RUST) && cargo bench -q -p srt-tree --bench core
 
 fuzz: ## 20 minutes of random operations on the trees (nightly compiler and cargo-fuzz; not in CI)
 	cd $(RUST)/fuzz && cargo +nightly fuzz run operations -- -max_total_time=1200 -max_len=2048 -len_control=0
