@@ -182,6 +182,7 @@ def structure_table(responses: Sequence[tuple[int, IntArray]], sizes: Sequence[i
             lines.append(
                 f"| {size} | {arm} | {cost.insert_us_per_token:.2f} "
                 f"| {WANTED_INSERT_US.get(size, '')} | {cost.slowest_insert_ms:.2f} "
-                f"| {cost.bytes_per_token:.0f} | {cost.drop_ms:.1f} | {WANTED_DROP_MS.get(size, '')} |"
+                f"| {cost.bytes_per_token:.0f} | {cost.drop_ms:.1f} "
+                f"| {WANTED_DROP_MS.get(size, '')} |"
             )
     return lines
