@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,6 +60,12 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 
 bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (5 minutes, not in CI)
 	$(BIN)/python docs/benchmarks/live.py
+
+bench-core: ## nanoseconds of the Rust core alone
+	cd $(RUST) && cargo bench -q -p srt-tree --bench core
+
+fuzz: ## 20 minutes of random operations on the trees (nightly compiler and cargo-fuzz; not in CI)
+	cd $(RUST)/fuzz && cargo +nightly fuzz run operations -- -max_total_time=1200 -max_len=2048 -len_control=0
 
 bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
 	$(BIN)/python docs/benchmarks/learning.py
