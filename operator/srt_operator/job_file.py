@@ -128,7 +128,7 @@ def _all_faults(document: Mapping[str, Any], error: ValidationError) -> list[str
     faults = [_sentence(detail) for detail in details]
     skip = {".".join(str(part) for part in detail["loc"]) for detail in details}
     filled = fields.with_defaults(SRTJob, document)
-    return [*faults, *rules.broken(filled, skip=frozenset(skip))]
+    return [*faults, *rules.broken("SRTJob", filled, skip=frozenset(skip))]
 
 
 def _sentence(detail: ErrorDetails) -> str:

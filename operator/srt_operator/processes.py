@@ -85,11 +85,11 @@ class Member:
 
 def members(spec: SRTJobSpec) -> tuple[Member, ...]:
     """The processes of a job, in the order they start."""
-    template = spec.rollout.template
+    template = spec.rollout.pool
     has_drafter = template.drafter.enabled
     numbers = {
-        Component.SERVER: 1 if spec.tree_cache.template.redis is None else 0,
-        Component.TREE_CACHE: spec.tree_cache.template.replicas if has_drafter else 0,
+        Component.SERVER: 1 if spec.tree_cache.cache.redis is None else 0,
+        Component.TREE_CACHE: spec.tree_cache.cache.replicas if has_drafter else 0,
         Component.ROLLOUT: template.replicas,
         Component.RUN_AHEAD: template.replicas if has_drafter and spec.run_ahead.enabled else 0,
         Component.TRAINER: 1,

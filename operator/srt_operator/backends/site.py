@@ -113,7 +113,7 @@ def _server(
     job: SRTJob, layout: RunLayout, server_socket: Path
 ) -> tuple[tuple[str, ...], str, str]:
     """Command (empty: somebody else runs it), URL, and URL for Celery."""
-    cache = job.spec.tree_cache.template
+    cache = job.spec.tree_cache.cache
     if cache.redis is not None:
         url = cache.redis.endpoint
         return (), url, url.replace("unix://", "redis+socket://")
@@ -155,4 +155,4 @@ def _engine_threads(job: SRTJob) -> int | None:
     """An even share of the cores, or None where engines find an accelerator."""
     if Path("/dev/nvidiactl").exists():
         return None
-    return max(1, (os.cpu_count() or 1) // job.spec.rollout.template.replicas)
+    return max(1, (os.cpu_count() or 1) // job.spec.rollout.pool.replicas)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from srt_common.errors import ConfigurationError
 from srt_operator import compare as comparing
-from srt_operator import local_run, run_folder
+from srt_operator import local_run, places, run_folder
 from srt_operator.backends.site import site_of
 from srt_operator.cli.tools import show_outcome
 from srt_operator.constants import (
@@ -57,6 +57,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads 
     wanted = list(overrides or ()) + list(comparing.NO_SRT if no_srt else ())
     text = _read(job_file)
     job = load_job(text, overrides=wanted)
+    if faults := places.local_faults(job.spec):
+        raise ConfigurationError(faults=faults)
     _check_options(resume=resume, fresh=fresh, no_srt=no_srt, compare=compare)
     layout = RunLayout((run_dir or Path(job.spec.storage.path) / job.metadata.name).resolve())
     console = Console()

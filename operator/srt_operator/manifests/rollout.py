@@ -13,9 +13,9 @@ _STOP_SECONDS = 5.0
 
 def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
     """One gateway with its engine."""
-    drain_seconds = job.spec.rollout.template.drain_seconds
+    drain_seconds = job.spec.rollout.pool.drain_seconds
     variables = shared(job, site) | _gateway(job, site, member)
-    if job.spec.rollout.template.drafter.enabled:
+    if job.spec.rollout.pool.drafter.enabled:
         variables |= _drafter(job, site) | _tree_cache(job, site, member)
     return LocalProcess(
         name=member.name,
@@ -27,7 +27,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
 
 
 def _gateway(job: SRTJob, site: Site, member: Member) -> dict[str, str]:
-    template = job.spec.rollout.template
+    template = job.spec.rollout.pool
     engine, drafter = template.engine, template.drafter
     is_drafting = drafter.enabled
     variables = {
@@ -61,11 +61,11 @@ def _reserve_slots(job: SRTJob) -> int:
 
 def _drafter(job: SRTJob, site: Site) -> dict[str, str]:
     """The engine's name and the secret reach the drafter through the gateway."""
-    drafter = job.spec.rollout.template.drafter
+    drafter = job.spec.rollout.pool.drafter
     return {
         "SRT_DRAFTER_CACHE_URL": site.server_url,
         "SRT_DRAFTER_CACHE_ID": job.metadata.name,
-        "SRT_DRAFTER_NUM_SHARDS": str(job.spec.tree_cache.template.shards),
+        "SRT_DRAFTER_NUM_SHARDS": str(job.spec.tree_cache.cache.shards),
         "SRT_DRAFTER_MAX_TREE_BYTES": str(drafter.max_tree_bytes),
     }
 

@@ -33,7 +33,7 @@ def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
 
 def _concurrency(job: SRTJob) -> int:
     """No more chunks than slots: what is beyond them waits in the queue."""
-    slots = job.spec.rollout.template.engine.max_num_seqs - job.spec.run_ahead.reserve_slots
+    slots = job.spec.rollout.pool.engine.max_num_seqs - job.spec.run_ahead.reserve_slots
     return min(slots, MAX_CONCURRENCY)
 
 

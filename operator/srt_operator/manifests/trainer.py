@@ -47,7 +47,7 @@ def settings(job: SRTJob, site: Site) -> dict[str, Any]:
         "token_file": str(layout.token),
         "coordination_url": site.server_url,
         "cache": _cache(spec, site),
-        "max_concurrent_rollouts": spec.rollout.template.engine.max_num_seqs,
+        "max_concurrent_rollouts": spec.rollout.pool.engine.max_num_seqs,
         "report_to": list(spec.telemetry.report_to),
     }
 
@@ -61,7 +61,7 @@ def _engines(spec: SRTJobSpec, site: Site) -> list[dict[str, str]]:
 
 
 def _cache(spec: SRTJobSpec, site: Site) -> dict[str, str] | None:
-    if not spec.rollout.template.drafter.enabled:
+    if not spec.rollout.pool.drafter.enabled:
         return None
     return {"secret_file": str(site.layout.cache_secret)}
 

@@ -9,7 +9,7 @@ from srt_operator.resources import SRTJob
 
 def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
     """One replica."""
-    template = job.spec.tree_cache.template
+    template = job.spec.tree_cache.cache
     return LocalProcess(
         name=member.name,
         command=(site.python, "-m", "srt_tree_cache"),

@@ -37,7 +37,7 @@ async def run_ahead(job: SRTJob, site: Site) -> AsyncIterator[Controller]:
         client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
         coordination = Coordination.from_url(site.server_url, job=name)
         stack.push_async_callback(coordination.close)
-        if job.spec.tree_cache.template.redis is not None:  # what an earlier run left there
+        if job.spec.tree_cache.cache.redis is not None:  # what an earlier run left there
             with suppress(CoordinationUnavailable):
                 await coordination.forget_job()
         dispatcher = CeleryDispatcher(site.broker_url, job=name)
