@@ -62,8 +62,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
 {{- define "srt.pullSecrets" -}}
-{{- range .Values.image.pullSecrets }}
-- name: {{ . }}
+{{- range $index, $name := .Values.image.pullSecrets }}
+{{- if $index }}{{ "\n" }}{{ end -}}
+- name: {{ $name }}
 {{- end }}
 {{- end -}}
 

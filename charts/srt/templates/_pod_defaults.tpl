@@ -21,9 +21,6 @@ the pull secrets and the telemetry endpoint. Takes (dict "root" $ "role" "rollou
 {{- $toleration := dict "key" $root.Values.gpu.resourceName "operator" "Exists" "effect" "NoSchedule" -}}
 {{- $_ := set $defaults "tolerations" (append (default list $defaults.tolerations) $toleration) -}}
 {{- end -}}
-{{- with $root.Values.gpu.runtimeClassName -}}
-{{- $_ := set $defaults "runtimeClassName" . -}}
-{{- end -}}
 {{- end -}}
 {{- toYaml $defaults -}}
 {{- end -}}
