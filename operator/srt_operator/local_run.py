@@ -27,7 +27,7 @@ from srt_operator.display import Display
 from srt_operator.engine_counters import EngineCounters
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
-from srt_operator.manifests.process import Site
+from srt_operator.manifests.process import LocalSite
 from srt_operator.outcome import is_srt
 from srt_operator.processes import Component
 from srt_operator.resources import SRTJob
@@ -131,7 +131,7 @@ class _Companions:
 
 
 @asynccontextmanager
-async def _companions(job: SRTJob, site: Site) -> AsyncIterator[_Companions]:
+async def _companions(job: SRTJob, site: LocalSite) -> AsyncIterator[_Companions]:
     async with AsyncExitStack() as stack:
         companions = _Companions()
         if is_srt(job):
