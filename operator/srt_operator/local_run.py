@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from srt_common.clock import SystemClock
 from srt_common.telemetry.logs import JsonFormatter
+from srt_operator.backends.base import Backend
 from srt_operator.backends.local import LocalBackend
 from srt_operator.backends.site import locked, prepared
 from srt_operator.background import going_on
@@ -57,17 +58,24 @@ async def run_arm(
         backend = LocalBackend(
             partial(local_process, job, site), layout, clock=SystemClock(), inherited_files=[lock]
         )
-        async with _companions(job, site) as companions:
-            supervisor = Supervisor(
-                job=job,
-                backend=backend,
-                clock=SystemClock(),
-                publish=_publisher(layout, show),
-                before_stopping=companions.read_last,
-                progress=_progress(layout),
-                stop_requested=interruption.requested,
-            )
-            return await supervisor.run()
+        return await supervise(job, site, backend, show, interruption)
+
+
+async def supervise(
+    job: SRTJob, site: Site, backend: Backend, show: Display, interruption: Interruption
+) -> SRTJobStatus:
+    """Carry a job through on a back end, with all that goes on beside its processes."""
+    async with _companions(job, site) as companions:
+        supervisor = Supervisor(
+            job=job,
+            backend=backend,
+            clock=SystemClock(),
+            publish=_publisher(site.layout, show),
+            before_stopping=companions.read_last,
+            progress=_progress(site.layout),
+            stop_requested=interruption.requested,
+        )
+        return await supervisor.run()
 
 
 @asynccontextmanager

@@ -70,14 +70,19 @@ def prepared(job: SRTJob, layout: RunLayout) -> Iterator[LocalSite]:
     Raises:
         ConfigurationError: no model, or no Redis-protocol server to be had.
     """
+    furnish(layout)
+    with _scratch(layout) as scratch:
+        yield site_of(job, layout, scratch=scratch)
+
+
+def furnish(layout: RunLayout) -> None:
+    """Make the folders and the secrets that are not there yet."""
     for folder in (layout.logs, layout.telemetry, layout.weights, layout.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     layout.private.mkdir(mode=0o700, exist_ok=True)
     for file in (layout.token, layout.cache_secret):
         if not file.exists():
             write_private(file, secrets.token_hex(32))
-    with _scratch(layout) as scratch:
-        yield site_of(job, layout, scratch=scratch)
 
 
 def site_of(job: SRTJob, layout: RunLayout, *, scratch: Path) -> LocalSite:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from kombu.exceptions import OperationalError
 
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.runahead import RunaheadJob
 from srt_common.task_queue import make_app, queue_of, send_runahead
+
+ANSWER_SECONDS: Final = 1.0
+"""Workers that take longer to say what they consume count as away."""
 
 
 class Dispatcher(Protocol):
@@ -47,6 +50,18 @@ class CeleryDispatcher:
     async def num_queued(self, engine: str) -> int:
         """Chunks that no worker has taken yet. Raises CoordinationUnavailable."""
         return await asyncio.to_thread(self._num_queued, queue_of(self._job, engine))
+
+    async def served_engines(self, engines: Sequence[str]) -> frozenset[str]:
+        """Engines whose queue a worker consumes; none when the broker does not answer."""
+        return await asyncio.to_thread(self._served_engines, engines)
+
+    def _served_engines(self, engines: Sequence[str]) -> frozenset[str]:
+        try:
+            consumed = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+        except OperationalError:
+            return frozenset()
+        queues = {queue["name"] for worker in consumed.values() for queue in worker}
+        return frozenset(name for name in engines if queue_of(self._job, name) in queues)
 
     def _send(self, jobs: Sequence[RunaheadJob]) -> int:
         for number, job in enumerate(jobs):
