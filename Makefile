@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-unit test-integration lint format types bench bench-learning images chart lock clean
+.PHONY: help install demo test test-unit test-integration test-cluster test-cluster-full lint format types bench bench-learning images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,8 +25,8 @@ $(VENV)/.installed: requirements/cpu.lock $(PACKAGES:=/pyproject.toml) srt_commo
 demo: install ## train a tiny model with SRT off and on, and compare (about 10 minutes)
 	@$(BIN)/srt run docs/examples/tiny-math/job.yaml --compare --fresh
 
-test: install ## everything that CI runs, at most 25 minutes
-	$(PYTEST) tests
+test: install ## everything that CI runs but clusters, at most 25 minutes
+	$(PYTEST) tests --ignore tests/cluster
 
 test-unit: install ## the fast part
 	$(PYTEST) tests/unit tests/contract
@@ -34,12 +34,19 @@ test-unit: install ## the fast part
 test-integration: install ## real engines, servers and processes
 	$(PYTEST) tests/integration
 
+test-cluster: install ## real Kubernetes: API server, control plane, one node (first: 15 minutes to build it)
+	cd tests && ../$(BIN)/python -m support.cluster_tools
+	$(PYTEST) tests/cluster --ignore tests/cluster/full
+
+test-cluster-full: test-cluster ## and what takes longer: failures, many pods
+	$(PYTEST) tests/cluster/full
+
 lint: install ## ruff, import boundaries, clippy, rustfmt, shellcheck
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
 	@if command -v cargo >/dev/null; then cd $(RUST) && cargo fmt --check && cargo clippy --release --all-targets -q -- -D warnings; else echo "skipped: clippy and rustfmt (no cargo)"; fi
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "skipped: shellcheck (not installed)"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run tests/cluster/node/* tests/cluster/tools/build; else echo "skipped: shellcheck (not installed)"; fi
 	@test ! -e operator/__init__.py && $(BIN)/python -c "import operator; operator.add(1, 1)"
 
 format: install ## let ruff and rustfmt rewrite

@@ -14,6 +14,7 @@ from srt_operator.resource_parts import (
     Allowed,
     Bytes,
     Metadata,
+    ObjectName,
     Part,
     PodTemplate,
     Reference,
@@ -84,6 +85,15 @@ class PoolRunAhead(Part):
     """Slots of each engine that run-ahead never takes."""
 
 
+class PoolWeights(Part):
+    """A shared folder that weights come through."""
+
+    claim_name: ObjectName
+    """Claim of the namespace."""
+    path: Annotated[str, Field(max_length=512)]
+    """Folder of the claim; the trainer writes to it."""
+
+
 class RolloutPoolSpec(RolloutTemplate):
     """A pool that stands on its own: what a job's template says, and what the job would add."""
 
@@ -93,6 +103,8 @@ class RolloutPoolSpec(RolloutTemplate):
     """What the engines serve until a trainer sends weights."""
     tree_cache_ref: Reference | None = None
     """The TreeCache that drafts come from; needed by the drafter."""
+    weights: PoolWeights | None = None
+    """Absent: engines fetch weights from the trainer over HTTP."""
     run_ahead: PoolRunAhead = PoolRunAhead()
     """Workers beside the engines."""
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01

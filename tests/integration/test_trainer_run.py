@@ -21,6 +21,7 @@ from srt_common.coordination import Coordination, PhaseReport, WindowPrompt
 from srt_common.keys import prompt_key, tokenizer_fingerprint
 from srt_trainer import loop, rollout_client
 from srt_trainer.assembly import train
+from srt_trainer.serving import ServingSettings
 from support.otel import RecordedTelemetry
 from support.redis_server import RedisServer
 from support.sampling_engine import SamplingEngine
@@ -57,7 +58,8 @@ async def run(folder: Path, engines: list[SamplingEngine], **fields: Any) -> lis
     """Train to the end; the lines of ``metrics.jsonl``."""
     endpoints = [{"name": engine.name, "url": engine.url} for engine in engines]
     defaults = {"reward": "support.rewards:digits", "evaluation": EVALUATION}
-    await train(job_settings(folder, engines=endpoints, **{**defaults, **fields}))
+    settings = job_settings(folder, engines=endpoints, **{**defaults, **fields})
+    await train(settings, ServingSettings())
     return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
 
 

@@ -20,7 +20,10 @@ from typing import Any
 
 import torch
 import uvicorn
+from safetensors.torch import load_model
 from transformers import AutoModelForCausalLM
+
+from srt_rollout.weights_download import WeightsDownload
 
 NUM_DRAFT_TOKENS = 4
 """Drafts it claims for each response, of which it accepts a half where the response is long
@@ -50,6 +53,8 @@ class SamplingEngine:
         self.most_in_flight = 0
         self.num_in_flight = 0
         self.model_folder = model
+        self.download: WeightsDownload | None = None
+        """Set: weights come by URL, fetched as the gateway fetches them."""
         self._weights_root = weights_root
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -60,6 +65,7 @@ class SamplingEngine:
     def forget_weights(self) -> None:
         """Be as after a restart."""
         self.policy_version = 0
+        self.weights_url = ""
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             self.model_folder, dtype=torch.float32
         )
@@ -105,12 +111,10 @@ class SamplingEngine:
                 "num_running_policy": self.num_in_flight,
                 "num_waiting_policy": 0,
                 "num_running_run_ahead": 0,
+                "weights_url": self.weights_url,
             }
         if path == "/srt/v1/weights":
-            folder = self._weights_root / document["path"]
-            self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-            self.policy_version = document["policy_version"]
-            self.loaded.append(self.policy_version)
+            await self._load_weights(document)
             return 200, {}
         assert path == "/inference/v1/generate", path
         self.requests.append(document)
@@ -124,6 +128,16 @@ class SamplingEngine:
             return 200, self._generate(document)
         finally:
             self.num_in_flight -= 1
+
+    async def _load_weights(self, document: dict[str, Any]) -> None:
+        version, url = document["policy_version"], document.get("url", "")
+        if self.download is None:
+            name = document["path"]
+        else:
+            name = await asyncio.to_thread(self.download.fetch, url, version, loaded=None)
+        load_model(self._model, self._weights_root / name / "model.safetensors")
+        self.policy_version, self.weights_url = version, url
+        self.loaded.append(version)
 
     @torch.no_grad()
     def _generate(self, document: dict[str, Any]) -> object:

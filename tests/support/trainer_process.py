@@ -45,11 +45,12 @@ def start_trainer(document: dict[str, Any], *, die_at: int | None = None) -> For
 
 def _train(document: dict[str, Any], die_at: int | None) -> None:
     from srt_trainer.assembly import train
+    from srt_trainer.serving import ServingSettings
     from srt_trainer.settings import parse_settings
 
     if die_at is not None:
         _die_at(die_at)
-    asyncio.run(train(parse_settings(document)))
+    asyncio.run(train(parse_settings(document), ServingSettings()))
 
 
 def start_program(config: Path, *, environment: dict[str, str], log: Path) -> ForkServerProcess:

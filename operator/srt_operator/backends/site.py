@@ -24,7 +24,7 @@ from srt_common.errors import ConfigurationError
 from srt_operator.backends.local import write_private
 from srt_operator.backends.models import local_folder
 from srt_operator.layout import RunLayout
-from srt_operator.manifests.process import Site, serving
+from srt_operator.manifests.process import Endpoint, LocalSite, serving
 from srt_operator.resources import SRTJob
 
 LOCK_PATIENCE_SECONDS: Final = 10.0
@@ -64,7 +64,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def prepared(job: SRTJob, layout: RunLayout) -> Iterator[Site]:
+def prepared(job: SRTJob, layout: RunLayout) -> Iterator[LocalSite]:
     """Folders, secrets and addresses of a run; secrets of an earlier start are kept.
 
     Raises:
@@ -85,18 +85,24 @@ def furnish(layout: RunLayout) -> None:
             write_private(file, secrets.token_hex(32))
 
 
-def site_of(job: SRTJob, layout: RunLayout, *, scratch: Path) -> Site:
+def site_of(job: SRTJob, layout: RunLayout, *, scratch: Path) -> LocalSite:
     """What the processes of a run would find, made without touching anything.
 
     Raises:
         ConfigurationError: no model, or no Redis-protocol server to be had.
     """
     command, url, broker_url = _server(job, layout, scratch / "redis.sock")
-    return Site(
+    ports = free_ports([member.name for member in serving(job)])
+    return LocalSite(
         python=sys.executable,
         layout=layout,
         model=local_folder(job.spec.model.uri),
-        ports=free_ports([member.name for member in serving(job)]),
+        job_id=job.metadata.name,
+        job_name=job.metadata.name,
+        cache_id=job.metadata.name,
+        endpoints={name: Endpoint("127.0.0.1", port) for name, port in ports.items()},
+        telemetry=layout.telemetry,
+        cache_token=layout.token,
         server_command=command,
         server_url=url,
         broker_url=broker_url,

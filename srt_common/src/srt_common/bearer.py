@@ -22,6 +22,8 @@ class BearerToken:
         self._read()
 
     def __str__(self) -> str:
+        """The token to present, as the file has it now."""
+        self._refresh()
         return self._token.decode()
 
     def is_presented_by(self, authorization: str | None) -> bool:

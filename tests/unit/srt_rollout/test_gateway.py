@@ -227,6 +227,7 @@ async def test_load_carries_vllms_gauges_and_no_identity_but_the_engines(gateway
         "kv_cache_usage": 0.25,
         "is_paused": False,
         "is_draining": False,
+        "weights_url": "",
     }
 
 

@@ -67,6 +67,7 @@ async def test_a_rollouts_span_continues_its_callers_trace_and_says_what_was_acc
 ) -> None:
     extra = {"srt_rollout_id": "rollout-7", "srt_group_id": "group-1", "srt_policy_version": 5}
     async with Gateway.started(tmp_path) as gateway:
+        gateway.pod.weights.policy_version = 5
         await answered(gateway, "r1", sampling_params={"extra_args": extra})
         span = span_of(gateway)
     assert span.context is not None and format(span.context.trace_id, "032x") == TRACE_ID

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from srt_trainer.algorithms.grpo import GRPO
+from srt_common.messages.rollouts import WeightUpdate
 from srt_trainer.checkpoint import Checkpoints
 from srt_trainer.policy import Policy
 from srt_trainer.settings import GRPOSettings
@@ -84,8 +85,8 @@ def test_only_the_newest_whole_checkpoints_are_kept_and_used(folder: Path, tmp_p
 def test_published_weights_are_what_the_policy_is(folder: Path, tmp_path: Path) -> None:
     policy = load(folder)
     learn(policy, [1.0, 0.0, 0.0, 1.0])
-    published = WeightsFolder(tmp_path, dtype=torch.float32)
-    assert published.write(1, policy) == "policy-000001"
+    published = WeightsFolder(tmp_path, dtype=torch.float32, base_url=None)
+    assert published.write(1, policy) == WeightUpdate(path="policy-000001", policy_version=1)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy-000001", dtype=torch.float32)
     expected = policy.model.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
@@ -95,7 +96,7 @@ def test_published_weights_are_what_the_policy_is(folder: Path, tmp_path: Path) 
 def test_two_versions_of_weights_are_kept_and_none_from_the_future(
     folder: Path, tmp_path: Path
 ) -> None:
-    published = WeightsFolder(tmp_path, dtype=torch.bfloat16)
+    published = WeightsFolder(tmp_path, dtype=torch.bfloat16, base_url=None)
     policy = load(folder)
     (tmp_path / "policy-000009").mkdir()
     (tmp_path / "policy-000001.part").mkdir()

@@ -126,8 +126,8 @@ async def test_an_answer_of_another_shape_is_unavailable() -> None:
 
 async def test_the_token_goes_into_every_request() -> None:
     async with (
-        open_http("secret", max_connections=2) as with_token,
-        open_http(None, max_connections=2) as without,
+        open_http("secret") as with_token,
+        open_http(None) as without,
     ):
         assert with_token.headers["authorization"] == "Bearer secret"
         assert "authorization" not in without.headers

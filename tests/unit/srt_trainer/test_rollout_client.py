@@ -54,11 +54,13 @@ class ScriptedEngine:
 
     def __init__(self, name: str, answers: Sequence[Answer] = ()) -> None:
         self.name = name
+        self.url = f"http://{name}"
         self.answers = list(answers)
         self.requests: list[GenerateRequest] = []
         self.headers: list[dict[str, str]] = []
         self.timeouts: list[float] = []
         self.policy_version = 0
+        self.weights_url = ""
         self.loads: list[WeightUpdate] = []
         self.weight_errors: list[Exception] = []
         self.load_errors: list[Exception] = []
@@ -96,7 +98,7 @@ class ScriptedEngine:
             raise self.weight_errors.pop(0)
         self.loads.append(update)
         self.loaded.set()
-        self.policy_version = update.policy_version
+        self.policy_version, self.weights_url = update.policy_version, update.url
 
     async def load(self) -> EngineLoad:
         if self.load_errors:
@@ -110,6 +112,7 @@ class ScriptedEngine:
             num_waiting_policy=0,
             num_running_run_ahead=0,
             is_draining=self.is_draining,
+            weights_url=self.weights_url,
         )
 
 
@@ -127,13 +130,16 @@ def unavailable(name: str = "engine-0") -> EngineUnavailable:
 async def pool_of(
     *engines: ScriptedEngine, max_in_flight: int = 4, version: int = 0, attempts: int = 5
 ) -> AsyncIterator[EnginePool]:
+    async def source() -> AsyncIterator[Sequence[ScriptedEngine]]:
+        yield engines
+
     pool = EnginePool(
-        engines,  # type: ignore[arg-type]
+        source(),  # type: ignore[arg-type]
         max_in_flight=max_in_flight,
         max_load_attempts=attempts,
     )
     async with pool:
-        await pool.publish(WeightUpdate(f"policy-{version:06d}", version))
+        await pool.publish(WeightUpdate(path=f"policy-{version:06d}", policy_version=version))
         yield pool
 
 

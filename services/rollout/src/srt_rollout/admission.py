@@ -236,6 +236,7 @@ def _extra_fault(extra: ExtraArgs, num_tokens: int) -> str | None:
         return (
             f"srt_num_prompt_tokens is {num_prompt}; allowed are 1 to {num_tokens}, the tokens sent"
         )
-    if not 0 <= extra.srt_policy_version < 2**32:
-        return f"srt_policy_version is {extra.srt_policy_version}; allowed are 0 to {2**32 - 1}"
+    version = extra.srt_policy_version
+    if version is not None and not 0 <= version < 2**32:
+        return f"srt_policy_version is {version}; allowed are 0 to {2**32 - 1}"
     return None

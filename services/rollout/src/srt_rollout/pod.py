@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from srt_common.clock import Clock
 from srt_common.errors import EngineUnavailable
-from srt_common.messages.rollouts import EngineLoad
+from srt_common.messages.rollouts import EngineLoad, ExtraArgs
 from srt_common.telemetry.propagation import TRACEPARENT
 from srt_rollout import admission
 from srt_rollout.admission import AcceptedCompletion, AcceptedGenerate, Limits
@@ -28,6 +28,7 @@ from srt_rollout.load import GaugeReader
 from srt_rollout.prefetch import PromptPrefetch
 from srt_rollout.rollout_trace import RolloutTraces
 from srt_rollout.settings import RolloutSettings
+from srt_rollout.weight_files import WeightFiles
 from srt_rollout.weights import Weights
 
 HEALTH_INTERVAL_SECONDS: Final = 0.5
@@ -60,8 +61,7 @@ class Pod:
         self.weights = Weights(
             client,
             self.flights,
-            engine=limits.engine,
-            root=settings.weights_root,
+            files=WeightFiles.of(settings),
             has_drafter=settings.drafter_enabled,
         )
         self._traces = traces
@@ -76,6 +76,7 @@ class Pod:
         """The engine's answer to a rollout. Raises EngineError."""
         self.refuse_unless_serving()
         extra = wanted.sampling_params.extra_args
+        self._refuse_other_weights(extra)
         with self._traces.rollout(
             extra, headers=headers, num_prompt_tokens=len(wanted.token_ids)
         ) as rollout:
@@ -94,6 +95,7 @@ class Pod:
         """The engine's answer to a completion. Raises EngineError."""
         self.refuse_unless_serving()
         extra = wanted.vllm_xargs
+        self._refuse_other_weights(extra)
         with self._traces.rollout(
             extra, headers=headers, num_prompt_tokens=len(wanted.prompt)
         ) as rollout:
@@ -128,6 +130,7 @@ class Pod:
             kv_cache_usage=gauges.kv_cache_usage,
             is_paused=self.weights.is_paused or not self.weights.are_defined,
             is_draining=self._is_draining,
+            weights_url=self.weights.url,
         )
 
     async def stats(self) -> dict[str, Any]:
@@ -148,6 +151,15 @@ class Pod:
         if not self.weights.are_defined:
             raise EngineUnavailable(
                 engine=self.limits.engine, reason="the last weight update failed half way"
+            )
+
+    def _refuse_other_weights(self, extra: ExtraArgs) -> None:
+        """What is learnt from is sampled by the weights it asks for, or elsewhere."""
+        wanted, have = extra.srt_policy_version, self.weights.policy_version
+        if extra.srt_lane == "policy" and wanted not in (None, have):
+            raise EngineUnavailable(
+                engine=self.limits.engine,
+                reason=f"srt_policy_version is {wanted}; the weights in use are version {have}",
             )
 
     def refuse_unless_started(self) -> None:
@@ -172,6 +184,7 @@ class Pod:
     async def drain(self) -> None:
         """Refuse new work, abort run-ahead, let policy rollouts end a while, then abort them."""
         self._is_draining = True
+        self.weights.stop_fetching()
         self._lanes.is_run_ahead_open = False
         self.flights.abort(self._lanes.evict_all())
         with suppress(TimeoutError):
@@ -179,7 +192,8 @@ class Pod:
         await self.flights.abort_and_wait(self._lanes.policy_requests())
 
     async def close(self) -> None:
-        """Let go of the engine and the tree cache."""
+        """Let go of the engine, the trainer and the tree cache."""
+        self.weights.stop_fetching()
         if self._prefetch is not None:
             await self._prefetch.close()
         await self.client.close()

@@ -71,9 +71,10 @@ class RolloutTraces:
             names.ATTR_ENGINE_NAME: self._engine,
             names.ATTR_LANE: extra.srt_lane,
             names.ATTR_ROLLOUT_ID: extra.srt_rollout_id,
-            names.ATTR_POLICY_VERSION: extra.srt_policy_version,
             names.ATTR_INPUT_TOKENS: num_prompt_tokens,
         }
+        if extra.srt_policy_version is not None:
+            attributes[names.ATTR_POLICY_VERSION] = extra.srt_policy_version
         if extra.srt_group_id is not None:
             attributes[names.ATTR_GROUP_ID] = extra.srt_group_id
         started = time.monotonic()

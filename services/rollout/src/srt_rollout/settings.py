@@ -15,6 +15,8 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from srt_common.settings import ServiceSettings
 
+_URL_PREFIX = r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._-]+)*/?$"
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -43,6 +45,13 @@ class RolloutSettings(ServiceSettings):
 
     weights_root: Path | None = None
     """Folder that every weight update lies below; unset: weights cannot be updated."""
+
+    weights_url_prefix: Annotated[str, Field(pattern=_URL_PREFIX)] | None = None
+    """Base that the URL of every weight update lies below, for instance
+    ``http://tiny-math-trainer:8090``; unset: weights come by path only."""
+
+    max_weights_bytes: Annotated[int, Field(ge=1)] = 2**41
+    """Largest policy that is fetched."""
 
     drafter_enabled: bool = True
     """False: stock vLLM, no drafting, its own scheduler. The gateway is the same."""
@@ -127,6 +136,12 @@ class RolloutSettings(ServiceSettings):
                 f"reserve_slots is {self.reserve_slots}; allowed are 0 to max_num_seqs - 1, "
                 f"{self.max_num_seqs - 1}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_a_place(self) -> Self:
+        if self.weights_url_prefix is not None and self.weights_root is None:
+            raise ValueError("weights_url_prefix needs weights_root, where the files are put")
         return self
 
     @model_validator(mode="after")

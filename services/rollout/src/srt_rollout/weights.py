@@ -1,7 +1,7 @@
 """New weights into a running engine, in the one order that keeps every token's label true.
 
-    abort run-ahead -> pause -> init (once) -> start -> load -> finish (label) -> reset prefix cache
-        -> tell the drafter -> resume
+    find or fetch the files -> abort run-ahead -> pause -> init (once) -> start -> load
+        -> finish (label) -> reset prefix cache -> tell the drafter -> resume
 
 * One update at a time; one that is loaded already changes nothing.
 * What can be refused is refused before the engine is touched.
@@ -17,12 +17,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path, PurePosixPath
 
-from srt_common.errors import EngineError, EngineRefused
+from srt_common.errors import EngineError
 from srt_common.messages.rollouts import WeightUpdate
 from srt_rollout.engine_client import EngineClient
 from srt_rollout.flights import Flights
+from srt_rollout.weight_files import WeightFiles
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,20 +35,20 @@ class Weights:
         client: EngineClient,
         flights: Flights,
         *,
-        engine: str,
-        root: Path | None,
+        files: WeightFiles,
         has_drafter: bool,
     ) -> None:
         self._client = client
         self._flights = flights
-        self._engine = engine
-        self._root = None if root is None else root.resolve()
+        self._files = files
         self._has_drafter = has_drafter
         self._lock = asyncio.Lock()
         self._is_initialized = False
         self._path: str | None = None
         self.policy_version = 0
         """Of the weights in use; 0: those the engine started with."""
+        self.url = ""
+        """Where the weights in use were fetched; empty: nowhere."""
         self.is_paused = False
         self.are_defined = True
         """False: an update failed half way and nothing may be sampled."""
@@ -61,24 +61,27 @@ class Weights:
         """Put other weights to use.
 
         Raises:
-            EngineRefused: the path or the version is not allowed; nothing has changed.
-            EngineUnavailable: the engine failed; `are_defined` says whether it still has weights.
+            EngineRefused: the path, URL or version is not allowed; nothing has changed.
+            EngineUnavailable: the files could not be fetched, or the engine failed; `are_defined`
+            says whether it still has weights.
         """
-        path = self._checked(wanted)
         async with self._lock:
+            path = await self._files.folder_of(wanted, loaded=self._path)
             if (path, wanted.policy_version) == (self._path, self.policy_version):
+                self.url = wanted.url
                 return
             async with self._without_run_ahead(), self._paused():
                 await self._load(path, wanted.policy_version)
+            self.url = wanted.url
         _LOG.info("weights loaded", extra={"policy_version": wanted.policy_version})
 
     async def _load(self, path: str, policy_version: int) -> None:
         if not self._is_initialized:
-            await self._client.init_weight_transfer(str(self._root))
+            await self._client.init_weight_transfer(str(self._files.root))
             self._is_initialized = True
         await self._client.start_weight_update()
         self.are_defined = False
-        self._path = None
+        self._path, self.url = None, ""
         try:
             await self._client.update_weights(path)
             await self._client.finish_weight_update(str(policy_version))
@@ -110,27 +113,6 @@ class Weights:
             await self._client.resume()
             self.is_paused = False
 
-    def _checked(self, wanted: WeightUpdate) -> str:
-        """The folder, relative to the root once links are resolved."""
-        if self._root is None:
-            raise self._refused("weights cannot be updated: SRT_ROLLOUT_WEIGHTS_ROOT is not set")
-        if wanted.policy_version < 0:
-            raise self._refused(f"policy_version is {wanted.policy_version}; allowed are 0 or more")
-        given = PurePosixPath(wanted.path)
-        if "\0" in wanted.path or given.is_absolute() or ".." in given.parts or not given.parts:
-            raise self._refused(
-                f"path is {wanted.path!r}; allowed are folders below the weights root"
-            )
-        folder = (self._root / given).resolve()
-        if not folder.is_relative_to(self._root) or folder == self._root:
-            raise self._refused(
-                f"path is {wanted.path!r}; allowed are folders below the weights root"
-            )
-        if not any(folder.glob("*.safetensors")):
-            raise self._refused(
-                f"path is {wanted.path!r}; allowed are folders that hold safetensors files"
-            )
-        return folder.relative_to(self._root).as_posix()
-
-    def _refused(self, reason: str) -> EngineRefused:
-        return EngineRefused(engine=self._engine, reason=reason)
+    def stop_fetching(self) -> None:
+        """The pod ends: let no download hold it up."""
+        self._files.stop()

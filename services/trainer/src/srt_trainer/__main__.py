@@ -18,6 +18,7 @@ from types import TracebackType
 
 from srt_common.errors import ConfigurationError, SRTError
 from srt_common.telemetry.setup import configure
+from srt_trainer.serving import ServingSettings
 from srt_trainer.settings import TrainerSettings, load_settings
 
 EXIT_MISCONFIGURED = 2
@@ -37,9 +38,10 @@ def main() -> int:
     telemetry = configure("srt-trainer")
     sys.excepthook = log_crash
     try:
-        settings = load_settings(arguments.config)
-        _LOGGER.info("settings", extra={"settings": settings.model_dump(mode="json")})
-        return asyncio.run(train_until_signalled(settings))
+        settings, serving = load_settings(arguments.config), ServingSettings.from_environment()
+        shown = settings.model_dump(mode="json") | {"serving": serving.resolved()}
+        _LOGGER.info("settings", extra={"settings": shown})
+        return asyncio.run(train_until_signalled(settings, serving))
     except ConfigurationError as error:
         for fault in error.faults:
             _LOGGER.error("misconfigured", extra={"fault": fault})  # noqa: TRY400
@@ -48,11 +50,11 @@ def main() -> int:
         telemetry.close()
 
 
-async def train_until_signalled(settings: TrainerSettings) -> int:
+async def train_until_signalled(settings: TrainerSettings, serving: ServingSettings) -> int:
     """Train, or stop at the first SIGINT or SIGTERM; the exit status."""
     from srt_trainer.assembly import train  # slow: wrong settings need not wait for it
 
-    training = asyncio.create_task(train(settings))
+    training = asyncio.create_task(train(settings, serving))
     received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

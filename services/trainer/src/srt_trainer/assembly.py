@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 import transformers
 from opentelemetry import metrics
 
+from srt_common.bearer import BearerToken
 from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import ConfigurationError
@@ -23,6 +25,7 @@ from srt_trainer.checkpoint import Checkpoints
 from srt_trainer.datasets import Prompt, Table, Tokenizer, build_prompts, load_table
 from srt_trainer.engine_client import EngineClient, open_http
 from srt_trainer.engine_pool import EnginePool
+from srt_trainer.engine_sources import behind_service, listed
 from srt_trainer.environments.single_turn import SingleTurn
 from srt_trainer.evaluation import Evaluator
 from srt_trainer.journal import Journal
@@ -31,19 +34,22 @@ from srt_trainer.policy import Policy
 from srt_trainer.reporting import Reporter, open_sinks
 from srt_trainer.rewards.base import find_reward
 from srt_trainer.rollout_client import RolloutClient, SamplingPlan
+from srt_trainer.serving import ServingSettings, check_serving
 from srt_trainer.settings import TrainerSettings
 from srt_trainer.step_plan import PromptKeys, StepPlanner
 from srt_trainer.weights import WeightsFolder
+from srt_trainer.weights_server import WeightsServer
 
 CLOCK = SystemClock()
 
 
-async def train(settings: TrainerSettings) -> None:
+async def train(settings: TrainerSettings, serving: ServingSettings) -> None:
     """Do every step that is left of a job.
 
     Raises:
         ConfigurationError: something that the settings name cannot be used; nothing was started.
     """
+    check_serving(serving, settings)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     inputs = load_inputs(settings)
     grpo = settings.algorithm.grpo
@@ -68,9 +74,9 @@ async def train(settings: TrainerSettings) -> None:
         tokenizer=inputs.tokenizer,
         evaluator=_evaluator(settings, inputs),
     )
-    run = open_run(settings)
+    run = open_run(settings, weights_url=serving.weights_url)
     try:
-        async with open_engines(settings, sampling) as engines:
+        async with serve_weights(settings, serving), open_engines(settings, sampling) as engines:
             loop = TrainingLoop(task=task, policy=policy, run=run, engines=engines, clock=CLOCK)
             await loop.run()
     finally:
@@ -170,7 +176,7 @@ def sampling_plan(settings: TrainerSettings, stop_ids: tuple[int, ...]) -> Sampl
     )
 
 
-def open_run(settings: TrainerSettings) -> Run:
+def open_run(settings: TrainerSettings, *, weights_url: str | None) -> Run:
     """The run's files, new or as an earlier process left them."""
     is_bfloat16 = settings.optimizer.dtype == "bfloat16"
     sinks = open_sinks(settings.report_to, job=settings.job, run_dir=settings.run_dir)
@@ -182,10 +188,42 @@ def open_run(settings: TrainerSettings) -> Run:
         ),
         checkpoint_every_steps=settings.storage.checkpoint_every_steps,
         weights=WeightsFolder(
-            settings.storage.weights_dir, dtype=torch.bfloat16 if is_bfloat16 else torch.float32
+            settings.storage.weights_dir,
+            dtype=torch.bfloat16 if is_bfloat16 else torch.float32,
+            base_url=weights_url,
         ),
         reporter=Reporter(settings.run_dir / "metrics.jsonl", sinks),
     )
+
+
+@asynccontextmanager
+async def serve_weights(settings: TrainerSettings, serving: ServingSettings) -> AsyncIterator[None]:
+    """While the block runs, if engines fetch weights. Raises ConfigurationError."""
+    if serving.weights_url is None or settings.token_file is None:
+        yield
+        return
+    server = WeightsServer(
+        settings.storage.weights_dir,
+        BearerToken(settings.token_file),
+        host=serving.weights_host,
+        port=serving.weights_port,
+    )
+    async with server:
+        yield
+
+
+async def engine_clients(
+    settings: TrainerSettings, http: httpx.AsyncClient
+) -> AsyncIterator[Sequence[EngineClient]]:
+    """The engines as they are now, again and again."""
+    source = listed(settings.engines)
+    if settings.engine_service is not None:
+        source = behind_service(settings.engine_service)
+    async for endpoints in source:
+        yield [
+            EngineClient(endpoint, http, timeout_seconds=settings.request_timeout_seconds)
+            for endpoint in endpoints
+        ]
 
 
 @asynccontextmanager
@@ -194,18 +232,13 @@ async def open_engines(settings: TrainerSettings, sampling: SamplingPlan) -> Asy
     token = None
     if settings.token_file is not None:
         token = read_secret("token_file", settings.token_file).decode()
-    num_connections = (settings.max_concurrent_rollouts + 2) * len(settings.engines)
     instruments = RolloutInstruments.of(metrics.get_meter("srt_trainer"))
     board = None
     if settings.coordination_url is not None:
         board = Coordination.from_url(settings.coordination_url, job=settings.job)
-    async with open_http(token, max_connections=num_connections) as http:
-        clients = [
-            EngineClient(engine, http, timeout_seconds=settings.request_timeout_seconds)
-            for engine in settings.engines
-        ]
+    async with open_http(token) as http:
         pool = EnginePool(
-            clients,
+            engine_clients(settings, http),
             max_in_flight=settings.max_concurrent_rollouts,
             max_load_attempts=settings.max_rollout_attempts,
         )

@@ -6,7 +6,10 @@ An engine is *ready* when its own report says that it has the weights the pool w
 
 * Work goes to ready engines only; one keeper task per engine brings it (back) to ready, with
   back-off.
-* An engine that restarted has lost the weights; its keeper loads them before it is used again.
+* An engine that restarted or came late has other weights; its keeper loads the current ones before
+  it is used.
+* An engine that its source names no longer is let go once it does not answer either: a name may
+  vanish before the engine does, and an engine without weights needs its keeper to get some.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 from srt_common.errors import EngineUnavailable
 from srt_common.keys import PromptKey
@@ -34,24 +37,62 @@ class EnginePool:
     """Hands out slots on ready engines. Belongs to one event loop; use as a context manager."""
 
     def __init__(
-        self, clients: Sequence[EngineClient], *, max_in_flight: int, max_load_attempts: int
+        self,
+        source: AsyncIterable[Sequence[EngineClient]],
+        *,
+        max_in_flight: int,
+        max_load_attempts: int,
     ) -> None:
+        """``source`` gives all engines there are, and again whenever that may have changed."""
+        self._source = source
         self._max_in_flight = max_in_flight
-        self._engines = {
-            client.name: _Engine(client, max_load_attempts, self._hand_out) for client in clients
-        }
+        self._max_load_attempts = max_load_attempts
+        self._engines: dict[str, _Engine] = {}
+        """By URL."""
+        self._target: WeightUpdate | None = None
+        self._are_known = asyncio.Event()
         self._waiting: dict[PromptKey, deque[asyncio.Future[_Engine]]] = {}
-        self._stack = AsyncExitStack()
+        self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> EnginePool:
-        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
-        for engine in self._engines.values():
-            keeper = tasks.create_task(engine.keep_ready(), name=f"keeper of {engine.client.name}")
-            self._stack.callback(keeper.cancel)
+        await self._group.__aenter__()
+        self._start(self._follow(), "follows the engines")
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._stack.__aexit__(*error)  # type: ignore[arg-type]
+        for task in self._tasks:
+            task.cancel()
+        await self._group.__aexit__(*error)  # type: ignore[arg-type]
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._group.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self) -> None:
+        async for clients in self._source:
+            self._use(clients)
+            self._are_known.set()
+
+    def _use(self, clients: Sequence[EngineClient]) -> None:
+        """Let newcomers in, and have those that are not named any more looked at."""
+        for client in clients:
+            if client.url not in self._engines:
+                engine = _Engine(client, self._max_load_attempts, self._hand_out)
+                self._engines[client.url] = engine
+                self._start(self._keep(engine), f"keeper of {client.url}")
+        urls = {client.url for client in clients}
+        for url, engine in self._engines.items():
+            engine.set_listed(url in urls)
+
+    async def _keep(self, engine: _Engine) -> None:
+        if self._target is not None:
+            engine.aim_for(self._target)
+        await engine.keep_ready()
+        _LOGGER.info("engine is gone", extra={"engine": engine.client.name})
+        del self._engines[engine.client.url]
+        self._hand_out()
 
     @property
     def num_pending(self) -> int:
@@ -59,14 +100,18 @@ class EnginePool:
         return sum(len(futures) for futures in self._waiting.values())
 
     async def publish(self, update: WeightUpdate) -> None:
-        """Give every engine these weights.
+        """Give every engine these weights, and those that come later.
 
         Returns when each engine has them or has failed at least once; the latter are tried again in
-        the background and get no work before they have them.
+        the background and get no work before they have them. Waits until engines are known.
         """
-        async with asyncio.TaskGroup() as tasks:
-            for engine in self._engines.values():
-                tasks.create_task(engine.aim_for(update))
+        self._target = update
+        await self._are_known.wait()
+        engines = list(self._engines.values())
+        for engine in engines:
+            engine.aim_for(update)
+        for engine in engines:
+            await engine.wait_settled()
 
     @asynccontextmanager
     async def slot(self, key: PromptKey) -> AsyncIterator[EngineClient]:
@@ -111,8 +156,8 @@ class EnginePool:
             num_waiting=self.num_pending,
             max_in_flight=self._max_in_flight,
         ):
-            key, name = assignment
-            engine, future = self._engines[name], self._waiting[key][0]
+            key, url = assignment
+            engine, future = self._engines[url], self._waiting[key][0]
             self._forget(key, future)
             if not future.done():
                 engine.num_in_flight += 1
@@ -128,6 +173,7 @@ class _Engine:
         self.client = client
         self.num_in_flight = 0
         self.is_ready = False
+        self._is_listed = True
         self._target: WeightUpdate | None = None
         self._has_work = asyncio.Event()
         self._settled = asyncio.Event()
@@ -135,14 +181,23 @@ class _Engine:
         self._on_ready = on_ready
 
     def slots(self) -> EngineSlots:
-        return EngineSlots(self.client.name, self.num_in_flight)
+        return EngineSlots(self.client.url, self.num_in_flight)
 
-    async def aim_for(self, target: WeightUpdate) -> None:
-        """Want these weights; returns once they were loaded or could not be."""
+    def aim_for(self, target: WeightUpdate) -> None:
+        """Want these weights."""
         self._target, self.is_ready = target, False
         self._settled.clear()
         self._has_work.set()
+
+    async def wait_settled(self) -> None:
+        """Return once the weights were loaded or could not be."""
         await self._settled.wait()
+
+    def set_listed(self, is_listed: bool) -> None:
+        """Whether the source names the engine; look after one that it names no longer."""
+        if self._is_listed and not is_listed:
+            self._has_work.set()
+        self._is_listed = is_listed
 
     def doubt(self, error: EngineUnavailable) -> None:
         """Have the keeper look before the engine is used again."""
@@ -153,7 +208,7 @@ class _Engine:
         self._has_work.set()
 
     async def keep_ready(self) -> None:
-        """Run until cancelled. Raises what the engine says is wrong for good."""
+        """Run until the engine is gone. Raises what it says is wrong for good."""
         num_failures, num_failed_loads = 0, 0
         while True:
             await self._has_work.wait()
@@ -164,7 +219,10 @@ class _Engine:
                 num_failed_loads = num_failed_loads + 1 if isinstance(error, _LoadFailed) else 0
                 if num_failed_loads >= self._max_load_attempts:
                     raise
+                self.is_ready = False
                 self._settled.set()
+                if not self._is_listed and num_failed_loads == 0:
+                    return
                 await self._wait_after(num_failures, error)
             else:
                 num_failures, num_failed_loads = 0, 0
@@ -185,7 +243,7 @@ class _Engine:
         load = await self.client.load()
         if load.is_draining:
             raise EngineUnavailable(engine=self.client.name, reason="it is draining")
-        if load.policy_version != target.policy_version:
+        if (load.policy_version, load.weights_url) != (target.policy_version, target.url):
             try:
                 await self.client.update_weights(target)
             except EngineUnavailable as error:

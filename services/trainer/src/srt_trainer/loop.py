@@ -27,7 +27,6 @@ from opentelemetry import trace
 
 from srt_common.clock import Clock
 from srt_common.coordination import Phase
-from srt_common.messages.rollouts import WeightUpdate
 from srt_common.telemetry import names
 from srt_common.telemetry.instruments import RolloutInstruments
 from srt_trainer.algorithms.base import Algorithm
@@ -179,8 +178,8 @@ class TrainingLoop:
         )
 
     async def _publish_weights(self, policy_version: int) -> None:
-        name = await self._in_torch(partial(self._run.weights.write, policy_version, self._policy))
-        await self._engines.pool.publish(WeightUpdate(path=name, policy_version=policy_version))
+        write = partial(self._run.weights.write, policy_version, self._policy)
+        await self._engines.pool.publish(await self._in_torch(write))
 
     async def _checkpoint_if_due(self) -> None:
         if self.step % self._run.checkpoint_every_steps and self.step < self._num_steps:

