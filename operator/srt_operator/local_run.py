@@ -62,7 +62,7 @@ async def run_arm(
 
 
 async def supervise(
-    job: SRTJob, site: Site, backend: Backend, show: Display, interruption: Interruption
+    job: SRTJob, site: LocalSite, backend: Backend, show: Display, interruption: Interruption
 ) -> SRTJobStatus:
     """Carry a job through on a back end, with all that goes on beside its processes."""
     async with _companions(job, site) as companions:
