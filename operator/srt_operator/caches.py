@@ -53,6 +53,8 @@ class TreeCacheTemplate(TreeCacheReplicas):
 class TreeCacheSpec(TreeCacheReplicas):
     """Trees that stand on their own."""
 
+    replicas: Annotated[int, Field(ge=0, le=64)] = 1
+    """Processes that hold the trees; 0: the trees wait in Redis."""
     deletion_policy: Literal["Delete", "Retain"] = "Delete"
     """``Delete``: what the trees hold goes with the resource; ``Retain``: it stays in Redis."""
 

@@ -26,6 +26,9 @@ _GROUPS: Final = {
 }
 
 
+_MAX_NAMED: Final = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a job ended, if it has."""
@@ -114,8 +117,17 @@ def _readiness(
     else:
         is_again = any(_has_ended_before(job, member) for member in missing)
         reason = Reason.RESTARTING if is_again else Reason.STARTING
-    names = ", ".join(member.name for member in missing)
-    return Finding(kind, False, reason, f"not ready: {names}")
+    names = ", ".join(_described(job, member) for member in missing[:_MAX_NAMED])
+    others = len(missing) - _MAX_NAMED
+    more = f" and {others} more" if others > 0 else ""
+    return Finding(kind, False, reason, f"not ready: {names}{more}")
+
+
+def _described(job: JobView, member: Member) -> str:
+    status = job.status(member)
+    return (
+        member.name if status is None or not status.detail else f"{member.name} ({status.detail})"
+    )
 
 
 def _has_ended_before(job: JobView, member: Member) -> bool:

@@ -31,8 +31,8 @@ from srt_operator.manifests.process import LocalSite
 from srt_operator.outcome import is_srt
 from srt_operator.processes import Component
 from srt_operator.resources import SRTJob
-from srt_operator.run_lines import LineFile, of_kind, replace_text
-from srt_operator.runahead.assembly import run_ahead, urls
+from srt_operator.run_lines import LineFile, append_line, of_kind, replace_text
+from srt_operator.runahead.assembly import local_place, run_ahead, token_in, urls
 from srt_operator.runahead.controller import Controller
 from srt_operator.status import SRTJobStatus
 from srt_operator.supervisor import Supervisor
@@ -137,14 +137,17 @@ async def _companions(job: SRTJob, site: LocalSite) -> AsyncIterator[_Companions
         if is_srt(job):
             companions.counters = EngineCounters(
                 urls(job, site, Component.ROLLOUT),
-                token_file=site.layout.token,
-                lines=site.layout.engines,
+                token=token_in(site.layout.token),
+                write=partial(append_line, site.layout.engines),
                 clock=SystemClock(),
             )
             counting = going_on(companions.counters.run(), "engine counters")
             await stack.enter_async_context(counting)
         if is_srt(job) and job.spec.run_ahead.enabled:
-            controller = await stack.enter_async_context(run_ahead(job, site))
+            is_new = job.spec.tree_cache.cache.redis is not None  # what an earlier run left there
+            controller = await stack.enter_async_context(
+                run_ahead(job.spec, local_place(job, site), is_new=is_new)
+            )
             companions.controller = controller
             controlling = going_on(controller.run(), "run-ahead controller")
             await stack.enter_async_context(controlling)

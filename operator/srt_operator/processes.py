@@ -55,6 +55,8 @@ class ProcessStatus:
     """When ``lifecycle`` last changed, in seconds of the clock that plans are made by."""
     exit_code: int | None = None
     """Of an exited process; negative: the signal that ended it."""
+    detail: str = ""
+    """What keeps it from being ready, for people."""
 
     @property
     def is_alive(self) -> bool:

@@ -83,6 +83,19 @@ class CeleryDispatcher:
             raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
         return int(declared.message_count)
 
+    async def forget(self, engine: str) -> None:
+        """Delete the queue of an engine, with what waits in it. Raises CoordinationUnavailable."""
+        await asyncio.to_thread(self._forget, queue_of(self._job, engine))
+
+    def _forget(self, queue: str) -> None:
+        try:
+            with self._app.connection_or_acquire() as connection:
+                channel = connection.default_channel
+                channel.queue_declare(queue=queue)  # so that there is something to delete
+                channel.queue_delete(queue=queue)
+        except (OperationalError, OSError) as error:
+            raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
+
     async def close(self) -> None:
         """Let go of the broker."""
         await asyncio.to_thread(self._app.close)

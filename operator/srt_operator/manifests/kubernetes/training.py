@@ -33,14 +33,18 @@ GRACE_SECONDS: Final = 30.0
 Job = Resource[SRTJobSpec]
 
 
-def pool(owner: Job, job: SRTJob) -> Manifest:
-    """The RolloutPool that a job owns."""
-    return _child(owner, Kind.ROLLOUT_POOL, pool_of(job), "rollout")
+def pool(owner: Job, job: SRTJob, *, is_wanted: bool = True) -> Manifest:
+    """The RolloutPool that a job owns; not wanted: without pods."""
+    spec = pool_of(job)
+    wanted = spec if is_wanted else spec.model_copy(update={"replicas": 0})
+    return _child(owner, Kind.ROLLOUT_POOL, wanted, "rollout")
 
 
-def cache(owner: Job, job: SRTJob) -> Manifest:
-    """The TreeCache that a job owns."""
-    return _child(owner, Kind.TREE_CACHE, cache_of(job), "tree-cache")
+def cache(owner: Job, job: SRTJob, *, is_wanted: bool = True) -> Manifest:
+    """The TreeCache that a job owns; not wanted: without pods, its trees wait in Redis."""
+    spec = cache_of(job)
+    wanted = spec if is_wanted else spec.model_copy(update={"replicas": 0})
+    return _child(owner, Kind.TREE_CACHE, wanted, "tree-cache")
 
 
 def training(
