@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-unit test-integration test-cluster test-cluster-full lint format types bench bench-learning lock clean
+.PHONY: help install demo test test-unit test-integration test-cluster test-cluster-full lint format types bench bench-learning images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -65,9 +65,23 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
 	$(BIN)/python docs/benchmarks/learning.py
 
+BASE_IMAGE ?= python:3.11-slim-bookworm
+TAG ?= 0.1.0
+IMAGES ?= srt-operator srt-tree-cache srt-runahead srt-rollout srt-trainer
+
+images: install ## container images (IMAGES, BASE_IMAGE pinned by digest, TAG; -gpu variants by name)
+	scripts/images "$(VENV)" "$(BASE_IMAGE)" "$(TAG)" $(IMAGES)
+
+chart: install ## helm lint, template tests, the reference of values
+	$(BIN)/python docs/reference/values.py --check
+	@if command -v "$${SRT_HELM:-helm}" >/dev/null; then "$${SRT_HELM:-helm}" lint --strict charts/srt charts/srt-crds; else echo "skipped: helm lint (no helm; name one in SRT_HELM)"; fi
+	$(PYTEST) tests/unit/charts tests/contract/test_chart.py tests/contract/test_chart_redis.py tests/contract/test_compose.py
+
 lock: ## resolve requirements/*.in again
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
 		--no-emit-index-url --no-header requirements/cpu.in requirements/dev.in -o requirements/cpu.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header requirements/gpu.in -o requirements/gpu.lock
 
 clean: ## remove what was built and run
 	rm -rf $(VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis $(RUST)/target

@@ -6,12 +6,14 @@ Skipped, with one sentence, where there is no helm.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from srt_operator.cluster.settings import OperatorSettings, pod_defaults
 from support.helm import CHART, Object, named, of_kind, pods, render, run_helm
 
 EVERYTHING: Object = {
@@ -152,6 +154,57 @@ def test_nobody_may_do_everything(objects: list[Object]) -> None:
             )
             if "secrets" in rule["resources"]:
                 assert not {"list", "watch"} & set(rule["verbs"])
+
+
+Rights = dict[tuple[str, str], set[str]]
+
+
+def rights(rules: list[Object]) -> Rights:
+    """Verbs by API group and resource."""
+    found: Rights = {}
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                found.setdefault((group, resource), set()).update(rule["verbs"])
+    return found
+
+
+def stated_rights(heading: str) -> Rights:
+    """The table of operator/README.md below a line."""
+    text = (CHART.parents[1] / "operator" / "README.md").read_text().split(heading, 1)[1]
+    found: Rights = {}
+    for line in text[text.index("|---|") :].splitlines()[1:]:
+        if not line.startswith("|"):
+            break
+        group, resources, verbs = (cell.strip() for cell in line.strip("|").split("|"))
+        for resource in re.findall(r"`([^`]+)`", resources):
+            key = ("" if group == "core" else group.strip("`"), resource)
+            words = re.sub(r"\(.*\)", "", verbs).replace(" ", "")
+            found.setdefault(key, set()).update(words.split(","))
+    return found
+
+
+def test_the_operator_has_the_rights_it_states_and_no_more() -> None:
+    objects = render()
+    everywhere = named(objects, "ClusterRole", "srt-operator")["rules"]
+    assert rights(everywhere) == stated_rights("In the namespaces it watches")
+    at_home = named(objects, "Role", "srt-operator-own")["rules"]
+    assert rights(at_home) == stated_rights("In its own namespace")
+
+
+def test_every_setting_of_the_operator_exists_and_its_images_are_told() -> None:
+    told = {name for name in operator_environment(render()) if name.startswith("SRT_OPERATOR_")}
+    known = {f"SRT_OPERATOR_{field.upper()}" for field in OperatorSettings.model_fields}
+    assert told == known
+
+
+def test_the_operator_reads_what_the_chart_gives_every_pod(tmp_path: Path) -> None:
+    for values in (EVERYTHING, {"podDefaults": {"trainer": {"nodeSelector": {"pool": "rl"}}}}):
+        config = named(render(values), "ConfigMap", "srt-pod-defaults")["data"]
+        file = tmp_path / "pod-defaults.yaml"
+        file.write_text(config["pod-defaults.yaml"])
+        read = pod_defaults(OperatorSettings(pod_defaults_file=file))
+        assert set(read) == {"trainer", "rollout", "treeCache"}
 
 
 def test_every_binding_names_a_role_and_an_account_of_the_release(objects: list[Object]) -> None:
