@@ -62,7 +62,7 @@ async def run_arm(
 
 
 async def supervise(
-    job: SRTJob, site: Site, backend: Backend, show: Display, interruption: Interruption
+    job: SRTJob, site: LocalSite, backend: Backend, show: Display, interruption: Interruption
 ) -> SRTJobStatus:
     """Carry a job through on a back end, with all that goes on beside its processes."""
     async with _companions(job, site) as companions:
@@ -146,7 +146,12 @@ async def _companions(job: SRTJob, site: LocalSite) -> AsyncIterator[_Companions
         if is_srt(job) and job.spec.run_ahead.enabled:
             is_new = job.spec.tree_cache.cache.redis is not None  # what an earlier run left there
             controller = await stack.enter_async_context(
-                run_ahead(job.spec, local_place(job, site), is_new=is_new)
+                run_ahead(
+                    job.spec,
+                    local_place(job, site),
+                    write=partial(append_line, site.layout.bubbles),
+                    is_new=is_new,
+                )
             )
             companions.controller = controller
             controlling = going_on(controller.run(), "run-ahead controller")

@@ -36,7 +36,7 @@ from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
 from srt_operator.local_run import interruptible, supervise
 from srt_operator.manifests import trainer
-from srt_operator.manifests.process import HttpReadiness, Site, serving
+from srt_operator.manifests.process import HttpReadiness, LocalSite, serving
 from srt_operator.manifests.runahead import engine_of
 from srt_operator.outcome import conclude
 from srt_operator.processes import Component, Member, members
@@ -63,14 +63,15 @@ class StaticSettings(ServiceSettings, env_prefix="SRT_STATIC_"):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenSite(Site):
+class GivenSite(LocalSite):
     """A site whose processes are where somebody else put them."""
 
-    endpoints: Mapping[str, str]
+    given: Mapping[str, str]
+    """Base URLs, by process name."""
 
     def url(self, process: str) -> str:
         """Where a process serves HTTP."""
-        return self.endpoints[process]
+        return self.given[process]
 
 
 def given_site(job: SRTJob, settings: StaticSettings) -> GivenSite:
@@ -93,17 +94,23 @@ def given_site(job: SRTJob, settings: StaticSettings) -> GivenSite:
     if faults:
         raise ConfigurationError(faults=faults)
     url = settings.redis_url.get_secret_value()
+    layout = RunLayout(settings.run_dir)
     return GivenSite(
         python=sys.executable,
-        layout=RunLayout(settings.run_dir),
+        layout=layout,
         model=local_folder(job.spec.model.uri),
-        ports={},
+        job_id=job.metadata.name,
+        job_name=job.metadata.name,
+        cache_id=job.metadata.name,
+        endpoints={},
+        telemetry=layout.telemetry,
+        cache_token=layout.token,
         server_command=(),
         server_url=url,
         broker_url=url.replace("unix://", "redis+socket://"),
         scratch=Path(tempfile.gettempdir()),
         num_engine_threads=None,
-        endpoints=settings.endpoints,
+        given=settings.endpoints,
     )
 
 
@@ -149,7 +156,7 @@ class Looks:
     def __init__(
         self,
         job: SRTJob,
-        site: Site,
+        site: LocalSite,
         coordination: Coordination,
         dispatcher: CeleryDispatcher,
         clock: Clock,

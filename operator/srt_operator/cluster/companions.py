@@ -101,7 +101,7 @@ class Companion:
             coordination = Coordination.from_url(self.place.server_url, job=self.place.job_id)
             stack.push_async_callback(coordination.close)
             if self.spec.rollout.pool.drafter.enabled and self.spec.run_ahead.enabled:
-                entered = run_ahead(self.spec, self.place, is_new=False)
+                entered = run_ahead(self.spec, self.place, write=self.note, is_new=False)
                 self._controller = await stack.enter_async_context(entered)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(http, coordination))

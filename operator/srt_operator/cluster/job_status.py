@@ -91,8 +91,9 @@ def of_job(
             hitRate=(reading.hit_rate if reading else "") or last.cache.hit_rate,
         ),
     }
-    if reading is not None and reading.run_ahead.dispatched >= last.run_ahead.dispatched:
-        changes["run_ahead"] = reading.run_ahead
+    if reading is not None and reading.run_ahead.completed >= last.run_ahead.completed:
+        sent = max(last.run_ahead.dispatched, reading.run_ahead.dispatched)
+        changes["run_ahead"] = reading.run_ahead.model_copy(update={"dispatched": sent})
     return last.model_copy(update=changes)
 
 

@@ -82,7 +82,7 @@ class JobController:
         if is_ending:
             await self._finish_companion(key)
         else:
-            self._accompany(key, resolved)
+            await self._accompany(key, resolved)
             await backend.bring_up_to_date()
         await backend.apply(decided.actions)
         companion = self._context.companions.get(key)
@@ -160,12 +160,17 @@ class JobController:
         )
 
     # -- beside the pods
-    def _accompany(self, key: Key, resolved: Resolved) -> None:
+    async def _accompany(self, key: Key, resolved: Resolved) -> None:
         """Have a companion that knows the pool and the cache as they are."""
         pool, cache = self._parts(resolved)
-        if pool is None or key in self._context.companions:
+        if pool is None:
             return
         cluster, context = self._context.cluster, self._context
+        there = context.companions.get(key)
+        if there is not None:
+            if len(there.place.engines) == pool.spec.replicas:
+                return
+            await self._end_companion(key)
         place = Place(
             job_id=pool.id,
             job_name=resolved.job.metadata.name,
@@ -173,8 +178,7 @@ class JobController:
             caches=[] if cache is None else cache_urls(cache),
             cache_token=lambda: "" if cache is None else tree_cache.token(cluster, cache),
             server_url=cluster.redis_url,
-            broker_url=cluster.redis_url,
-            write=lambda line: context.companions[key].note(line),
+            broker_url=cluster.broker_url,
             telemetry=None,
         )
         context.companions[key] = Companion(
@@ -235,7 +239,7 @@ class JobController:
         job_id = resolved.owner.uid if pool is None else pool.id
         url = self._context.cluster.redis_url
         coordination = Coordination.from_url(url, job=job_id)
-        dispatcher = CeleryDispatcher(url, job=job_id)
+        dispatcher = CeleryDispatcher(self._context.cluster.broker_url, job=job_id)
         try:
             await coordination.forget_job()
             if pool is not None:

@@ -45,6 +45,11 @@ class Cluster:
     pod_defaults: Mapping[str, pods.PodDefaults] = field(default_factory=dict)
     """By ``trainer``, ``rollout`` and ``treeCache``."""
 
+    @property
+    def broker_url(self) -> str:
+        """The same server as Celery spells it."""
+        return self.redis_url.replace("unix://", "redis+socket://")
+
     def defaults(self, kind: str) -> pods.PodDefaults:
         """For pods of one kind."""
         return self.pod_defaults.get(kind, pods.PodDefaults())
