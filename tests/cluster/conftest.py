@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import cluster_tools
-from support.cluster import ControlPlane
+from support.cluster import ControlPlane, apply_definitions
 from support.cluster_node import Node
 
 TIMEOUT_SECONDS = 300
@@ -37,6 +37,13 @@ def api_server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Level 1: etcd and API server. Nothing is reconciled."""
     with ControlPlane.started(programs, tmp_path_factory.mktemp("api-server")) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def custom_resources(api_server: ControlPlane) -> ControlPlane:
+    """Level 1 with our resources."""
+    apply_definitions(api_server)
+    return api_server
 
 
 @pytest.fixture(scope="session")

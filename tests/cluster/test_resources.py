@@ -21,7 +21,6 @@ from support.bad_resources import ESCAPES, MISTAKES, SOUND, Bad, Document, chang
 from support.cluster import CommandError, ControlPlane
 
 ROOT = Path(__file__).parents[2]
-DEFINITIONS = sorted((ROOT / "charts" / "srt-crds" / "templates").glob("*.yaml"))
 TINY_MATH = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
 TYPES: dict[str, type[BaseModel]] = {
     "SRTJob": SRTJob,
@@ -44,15 +43,10 @@ CHANGES = {
 """A change of each field that a job keeps for life."""
 
 
-@pytest.fixture(scope="module")
-def server(api_server: ControlPlane) -> ControlPlane:
-    """The API server with our resources."""
-    for path in DEFINITIONS:
-        api_server.kubectl("apply", "--server-side", "-f", str(path))
-    api_server.kubectl(
-        "wait", "--for=condition=Established", "--timeout=30s", "-f", str(DEFINITIONS[0].parent)
-    )
-    return api_server
+@pytest.fixture
+def server(custom_resources: ControlPlane) -> ControlPlane:
+    """The API server that knows our resources."""
+    return custom_resources
 
 
 def verdict_of_python(document: Document) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 NODE_SCRIPTS = Path(__file__).parents[1] / "cluster" / "node"
+DEFINITIONS = Path(__file__).parents[2] / "charts" / "srt-crds" / "templates"
 SERVICE_NETWORK = "10.96.0.0/16"
 READY_SECONDS = 90.0
 STOP_SECONDS = 10.0
@@ -273,6 +274,13 @@ class ControlPlane(Client):
                 last = error.stderr
             time.sleep(0.2)
         raise TimeoutError(f"{what} was not there after {seconds:.0f} s: {last}")
+
+
+def apply_definitions(cluster: Client) -> None:
+    """Make our resources known, and wait until they are."""
+    files = ("-f", str(DEFINITIONS))
+    cluster.kubectl("apply", "--server-side", *files)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
 
 
 def free_ports(count: int) -> list[int]:

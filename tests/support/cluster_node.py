@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -103,7 +104,7 @@ class Node(ControlPlane):
             folder.mkdir(parents=True)
         for plugin in CNI_PLUGINS:
             (plugins / plugin).symlink_to(programs / plugin)
-        (state / "cni" / "conf" / "10-pods.conflist").write_text(yaml.safe_dump(_network()))
+        (state / "cni" / "conf" / "10-pods.conflist").write_text(json.dumps(_network()))
         (state / "containerd.toml").write_text(_containerd(state, programs))
         (state / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         (state / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(state)))

@@ -2,8 +2,9 @@
 
 * Each holds its own package and what that package asks for, nothing of the others: a dependency
   that is not declared is missed here.
-* Trainer and rollout images hold no torch and no vLLM: their pods mount this checkout with its
-  environment from the machine (`host_environment`), read-only, at the same paths.
+* Trainer and rollout images hold no torch and no vLLM: ``python`` is there a script that starts
+  this checkout's interpreter, which their pods mount from the machine (`host_places`), read-only,
+  at the same paths.
 """
 
 from __future__ import annotations
@@ -60,7 +61,19 @@ def _service_image(service: Service, base: Layer, folder: Path) -> Path:
     shutil.copytree(ROOT / "docs" / "examples", root / MODEL)
     if service.folders:
         _install(service.folders, root / PACKAGES)
+    else:
+        _start_from_the_machine(root)
     return _image(f"{REGISTRY}/{service.name}:{TAG}", base, root)
+
+
+def _start_from_the_machine(root: Path) -> None:
+    """``python`` of a pod that mounts `host_places`."""
+    program = root / "usr/local/bin/python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.prefix}/bin/python "$@"\n')
+    program.chmod(0o755)
+    for place in _places().values():
+        (root / place.relative_to("/")).mkdir(parents=True)  # its parents are open to every user
 
 
 def _valkey_image(base: Layer, folder: Path) -> Path:
@@ -72,9 +85,11 @@ def _valkey_image(base: Layer, folder: Path) -> Path:
 
 
 def _image(reference: str, base: Layer, root: Path) -> Path:
+    environment = {"PATH": PATH}
+    if (root / PACKAGES).exists():
+        environment["PYTHONPATH"] = f"/{PACKAGES}"
     layer = pack_layer(root, root.with_suffix(".layer"))
     shutil.rmtree(root)
-    environment = {"PATH": PATH, "PYTHONPATH": f"/{PACKAGES}"}
     image = Image(reference=reference, layers=[base, layer], environment=environment)
     return write_image(image, root.with_suffix(".tar"))
 
@@ -97,25 +112,22 @@ def _install(folders: tuple[str, ...], target: Path) -> None:
     )
 
 
-def host_environment() -> dict[str, Any]:
-    """What a pod needs to run with this checkout's interpreter: volumes, mounts, variables.
+def host_places() -> dict[str, Any]:
+    """Volumes and mounts of a pod that runs with this checkout's interpreter.
 
-    The environment is found at its own path and so is the interpreter it was made from.
+    The environment is found at its own path, and so is the interpreter it was made from.
     """
-    interpreter = Path(sys.base_prefix)
-    places = {"srt-host-checkout": ROOT, "srt-host-python": interpreter}
     return {
         "volumes": [
             {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
-            for name, path in places.items()
+            for name, path in _places().items()
         ],
         "volumeMounts": [
             {"name": name, "mountPath": str(path), "readOnly": True}
-            for name, path in places.items()
-        ],
-        "env": [
-            {"name": "PATH", "value": f"{sys.prefix}/bin:{PATH}"},
-            {"name": "PYTHONPATH", "value": ""},
-            {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+            for name, path in _places().items()
         ],
     }
+
+
+def _places() -> dict[str, Path]:
+    return {"host-checkout": ROOT, "host-python": Path(sys.base_prefix)}
