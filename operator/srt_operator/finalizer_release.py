@@ -2,6 +2,7 @@
 
 * Without it a job deleted after the uninstall would wait for ever for an operator that is gone.
 * The operator is gone before the first finalizer is, so that it cannot put one back.
+* What the operator made for itself goes too: its key and its lease.
 * Jobs and their pods stay, and what they have in Redis stays; deleting a job then deletes its pods.
 * Running it twice does nothing more than running it once.
 """
@@ -28,6 +29,8 @@ GONE_WITHIN_SECONDS: Final = 60.0
 MAX_ATTEMPTS: Final = 5
 NOT_FOUND: Final = 404
 KINDS: Final = ("SRTJob", "TreeCache")
+LEFT_BEHIND: Final = (("Secret", "srt-operator-key"), ("Lease", "srt-operator"))
+"""Made by the operator itself, so that helm does not know them."""
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 
@@ -48,7 +51,10 @@ class Release:
 
 
 async def release_finalizers(api: KubernetesApi, release: Release) -> int:
-    """End the operator, then take the finalizer off; how many resources had it.
+    """End the operator, take the finalizer off, remove what the operator made for itself.
+
+    Returns:
+        How many resources had the finalizer.
 
     Raises:
         KubernetesError: the API server refuses or does not answer.
@@ -60,6 +66,8 @@ async def release_finalizers(api: KubernetesApi, release: Release) -> int:
         for namespace in release.watch_namespaces or (None,):
             for found in await _resources(api, kind, namespace):
                 num_released += await _release(api, found)
+    for kind, name in LEFT_BEHIND:
+        await api.delete(kind, release.namespace, name)
     _LOG.info("finalizers released", extra={"resources": num_released})
     return num_released
 

@@ -23,7 +23,6 @@ from srt_common.clock import Clock, SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import ConfigurationError, CoordinationUnavailable
 from srt_common.settings import ServiceSettings
-from srt_common.telemetry.setup import configure
 from srt_operator.backends.local import write_private
 from srt_operator.backends.models import local_folder
 from srt_operator.backends.readiness import is_ready
@@ -205,7 +204,6 @@ def main() -> int:
     console = Console()
     try:
         settings = StaticSettings.from_environment()
-        configure("srt-operator", instance="static")
         job = load_job(settings.job_file.read_text())
         site = given_site(job, settings)
         return asyncio.run(run_given(job, site, console, SystemClock()))
@@ -215,7 +213,3 @@ def main() -> int:
     except CoordinationUnavailable as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return EXIT_FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -62,6 +62,9 @@ class Api:
         (found,) = (one for one in self.resources if key(one) == (kind, namespace, name))
         found["metadata"]["finalizers"] = change["metadata"]["finalizers"]
 
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        self.calls.append(f"delete {kind} {namespace}/{name}")
+
 
 def resource(kind: str, name: str, *finalizers: str, namespace: str = "team-a") -> Manifest:
     metadata = {"name": name, "namespace": namespace, "resourceVersion": "1"}
@@ -96,6 +99,15 @@ async def test_the_operator_has_ended_before_the_first_finalizer_goes() -> None:
     labels = "app.kubernetes.io/component=operator,app.kubernetes.io/instance=srt"
     assert api.calls[:2] == ["merge Deployment srt-operator scale", f"list Pod {labels}"]
     assert not any(call.startswith("list Pod") for call in api.calls[2:])
+
+
+async def test_what_the_operator_made_for_itself_goes_last() -> None:
+    api = Api(resource("SRTJob", "job", FINALIZER))
+    await release(api)
+    assert api.calls[-2:] == [
+        "delete Secret srt-system/srt-operator-key",
+        "delete Lease srt-system/srt-operator",
+    ]
 
 
 async def test_twice_is_once() -> None:
