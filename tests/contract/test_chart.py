@@ -16,6 +16,8 @@ import yaml
 from srt_operator.cluster.settings import OperatorSettings, pod_defaults
 from support.helm import CHART, Object, named, of_kind, pods, render, run_helm
 
+pytestmark = pytest.mark.timeout(120)
+
 EVERYTHING: Object = {
     "profile": "gpu",
     "watchNamespaces": ["team-a", "team-b"],

@@ -30,6 +30,8 @@ from srt_common.store.redis_log import RedisLogStore, connect
 from srt_operator.runahead.dispatch import CeleryDispatcher
 from support.helm import named, render
 
+pytestmark = pytest.mark.timeout(120)
+
 START_SECONDS = 10.0
 
 
@@ -164,6 +166,9 @@ async def test_the_operator_finds_and_feeds_a_worker_of_the_job(users: Users, wo
     dispatcher = CeleryDispatcher(users.operator, job="a-job")
     both = [worker, "rollout-1"]
     await until(lambda: dispatcher.served_engines(both), frozenset({worker}))
+    alone = [[worker], ["rollout-1"]] * 2
+    answers = await asyncio.gather(*(dispatcher.served_engines(one) for one in alone))
+    assert answers == [frozenset({worker}), frozenset()] * 2
     job = RunaheadJob(
         job="a-job",
         engine=worker,

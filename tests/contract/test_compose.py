@@ -22,6 +22,8 @@ from srt_operator.manifests.process import LocalSite, serving
 from srt_operator.processes import Component, Member, members
 from srt_operator.static_run import StaticSettings, given_site
 
+pytestmark = pytest.mark.timeout(120)
+
 ROOT = Path(__file__).parents[2]
 JOB = load_job((ROOT / "docs" / "examples" / "tiny-math" / "job.yaml").read_text())
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

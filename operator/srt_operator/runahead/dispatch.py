@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -42,6 +43,7 @@ class CeleryDispatcher:
     def __init__(self, broker_url: str, *, job: str) -> None:
         self._app = make_app(broker_url)
         self._job = job
+        self._asking = threading.Lock()
 
     async def send(self, jobs: Sequence[RunaheadJob]) -> int:
         """Queue chunks for their engines, in order; stops at the first that cannot be queued."""
@@ -57,7 +59,8 @@ class CeleryDispatcher:
 
     def _served_engines(self, engines: Sequence[str]) -> frozenset[str]:
         try:
-            consumed = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+            with self._asking:  # answers to two questions at once would reach either one
+                consumed = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
         except OperationalError:
             return frozenset()
         queues = {queue["name"] for worker in consumed.values() for queue in worker}
