@@ -66,6 +66,7 @@ class Reason(StrEnum):
     CONFIGURATION_REFUSED = "ConfigurationRefused"
     """A process would not start with what the job asks for; it says why in its log."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    CANCELLED = "Cancelled"
     VALIDATION_FAILED = "ValidationFailed"
     """The resource asks for something that is not allowed; the message says what is."""
     REFERENCE_MISSING = "ReferenceMissing"

@@ -26,6 +26,8 @@ DURATION_SECONDS: Final = 15.0
 RENEW_WITHIN_SECONDS: Final = 10.0
 """A holder whose last renewal is older gives up, well before the lease expires."""
 RETRY_SECONDS: Final = 2.0
+CALL_SECONDS: Final = 4.0
+"""A call that takes longer is given up, so that there is time for another."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -120,23 +122,32 @@ class Election:
         """One look; whether we hold it afterwards."""
         asked_at = self._clock.monotonic()
         try:
-            lease = await self._api.get("Lease", self._namespace, self._name)
-            self._notice(lease)
-            what = decide(lease, self._seen, identity=self._identity, now=asked_at)
-            if what == "wait":
-                return False
-            if lease is None:
-                made = await self._api.create(self._first())
-            else:
-                made = await self._api.replace(self._renewed(lease, is_taken=what == "take"))
+            async with asyncio.timeout(CALL_SECONDS):
+                made = await self._ask(asked_at)
         except KubernetesConflict:
+            return False
+        except TimeoutError:
+            _LOG.warning("the lease cannot be renewed in time")
             return False
         except KubernetesError as error:
             _LOG.warning("the lease cannot be renewed", extra={"reason": str(error)})
             return False
+        if made is None:
+            return False
         self._renewed_at = asked_at
         self.epoch = int(made["spec"].get("leaseTransitions", 0))
         return True
+
+    async def _ask(self, now: float) -> Manifest | None:
+        """The lease as we hold it; None: somebody else does."""
+        lease = await self._api.get("Lease", self._namespace, self._name)
+        self._notice(lease)
+        what = decide(lease, self._seen, identity=self._identity, now=now)
+        if what == "wait":
+            return None
+        if lease is None:
+            return await self._api.create(self._first())
+        return await self._api.replace(self._renewed(lease, is_taken=what == "take"))
 
     def _notice(self, lease: Manifest | None) -> None:
         if lease is None:

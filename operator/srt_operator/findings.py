@@ -52,6 +52,8 @@ def verdict(job: JobView, now: float) -> Verdict:
     for condition in conditions:
         if condition.type is ConditionType.FAILED and condition.status == "True":
             return Verdict(failure=condition.reason, message=condition.message)
+    if job.observed.is_cancelled:
+        return Verdict(failure=Reason.CANCELLED, message="a user cancelled it")
     for member in job.members:
         if job.is_given_up(member) and job.is_essential(member):
             return _failure_of(job, member)

@@ -74,6 +74,8 @@ class Observed:
     conditions: Sequence[Condition] = ()
     is_deleting: bool = False
     """The job is to go away: stop everything."""
+    is_cancelled: bool = False
+    """A user gave the job up: it fails."""
 
 
 @dataclass(frozen=True, slots=True)

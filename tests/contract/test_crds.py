@@ -12,12 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
-from srt_operator import crds, rules
+from srt_operator import crds, places, rules
+from srt_operator.caches import TreeCache
 from srt_operator.job_file import load_job
+from srt_operator.pools import RolloutPool
+from srt_operator.resources import SRTJob
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "charts" / "srt-crds" / "templates"
 SAMPLES = sorted((ROOT / "docs" / "examples").rglob("*.yaml"))
+TYPES: dict[str, type[SRTJob | RolloutPool | TreeCache]] = {
+    "SRTJob": SRTJob,
+    "RolloutPool": RolloutPool,
+    "TreeCache": TreeCache,
+}
 by_kind = pytest.mark.parametrize("what", crds.DEFINITIONS, ids=lambda what: str(what.kind))
 
 
@@ -82,6 +90,23 @@ def test_defaults_are_those_of_the_types(path: Path) -> None:
     filled = with_defaults(root_of(crds.DEFINITIONS[0]), document)
     assert load_job(yaml.safe_dump(filled)) == load_job(path.read_text())
     assert filled != document
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_every_sample_is_what_its_kind_allows(path: Path) -> None:
+    document = yaml.safe_load(path.read_text())
+    resource = TYPES[document["kind"]].model_validate(document)
+    assert resource.metadata.name
+
+
+def test_samples_of_a_cluster_are_allowed_there_and_every_kind_has_one() -> None:
+    documents = [
+        yaml.safe_load(path.read_text()) for path in SAMPLES if path.parent.name == "cluster"
+    ]
+    assert {document["kind"] for document in documents} == set(TYPES)
+    jobs = [SRTJob.model_validate(d) for d in documents if d["kind"] == "SRTJob"]
+    faults = [places.cluster_faults(job.spec, file_roots=("/models", "/data")) for job in jobs]
+    assert faults == [[]] * len(jobs)
 
 
 def root_of(what: crds.Definition) -> dict[str, Any]:

@@ -127,7 +127,9 @@ class PlayedKubelet:
         """Wait for so many pods and have them serve."""
         wait_for(lambda: len(self.pods(**labels)) >= count, f"{count} pods of {labels}")
         for pod in self.pods(**labels):
-            self.set_state(pod, {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}})
+            if pod["status"].get("phase") == "Pending":
+                started = pod["metadata"]["creationTimestamp"]
+                self.set_state(pod, {"running": {"startedAt": started}})
 
     def end(self, exit_code: int, **labels: str) -> None:
         """Every container of these pods ends."""
@@ -145,7 +147,7 @@ class PlayedKubelet:
         restarts: int = 0,
         last: dict[str, Any] | None = None,
     ) -> None:
-        """Write one pod's status."""
+        """Write one pod's status, unless the pod has gone."""
         is_ready = "running" in state
         statuses = [
             {
@@ -161,17 +163,14 @@ class PlayedKubelet:
         ]
         ready = {"type": "Ready", "status": "True" if is_ready else "False"}
         status = {"phase": phase, "containerStatuses": statuses, "conditions": [ready]}
-        self._plane.kubectl(
-            "patch",
-            "pod",
-            pod["metadata"]["name"],
-            "-n",
-            self._namespace,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps({"status": status}),
-        )
+        arguments = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        try:
+            self._plane.kubectl(
+                "patch", "pod", pod["metadata"]["name"], "-n", self._namespace, *arguments
+            )
+        except CommandError as error:
+            if "NotFound" not in error.stderr:
+                raise
 
     def sweep(self) -> None:
         """Let pods go that are told to."""

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
@@ -175,9 +176,27 @@ class KubernetesApi:
             if error.status != 404:
                 raise
 
-    async def text(self, kind: str, namespace: str, name: str, subresource: str) -> str:
-        """A subresource that is text, such as a pod's log."""
-        return str(await self._call("GET", _path(kind, namespace, name, subresource), is_text=True))
+    async def log(
+        self, namespace: str, pod: str, container: str, *, follows: bool
+    ) -> AsyncIterator[bytes]:
+        """A container's log, and what comes to it if it ``follows``."""
+        query = [("container", container), ("follow", "true" if follows else "false")]
+        try:
+            answer = await self._api.call_api(
+                _path("Pod", namespace, pod, "log"),
+                "GET",
+                query_params=query,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+            )
+            if answer.status != 200:
+                body = json.loads(await answer.read())
+                raise KubernetesRefused(status=answer.status, reason=body["message"])
+            async for chunk in answer.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise KubernetesUnavailable(reason=str(error)) from error
 
     async def _call(
         self,
@@ -187,7 +206,6 @@ class KubernetesApi:
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content: str = "application/json",
-        is_text: bool = False,
     ) -> Any:
         self.num_calls += 1
         try:
@@ -195,10 +213,10 @@ class KubernetesApi:
                 path,
                 method,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "*/*" if is_text else "application/json"}
+                header_params={"Accept": "application/json"}
                 | ({} if body is None else {"Content-Type": content}),
                 body=body,
-                response_types_map={200: "str"} if is_text else _TYPES,
+                response_types_map=_TYPES,
                 auth_settings=["BearerToken"],
                 _return_http_data_only=True,
                 _request_timeout=TIMEOUT_SECONDS,
@@ -209,9 +227,18 @@ class KubernetesApi:
             raise KubernetesUnavailable(reason=str(error) or type(error).__name__) from error
 
 
-def _is_in_cluster() -> bool:
-    from pathlib import Path
+def default_namespace(context: str | None) -> str:
+    """Of a kubeconfig's context. Raises KubernetesUnavailable."""
+    try:
+        contexts, current = config.list_kube_config_contexts()
+    except (config.ConfigException, OSError) as error:
+        raise KubernetesUnavailable(reason=str(error)) from error
+    named = {found["name"]: found["context"] for found in contexts}
+    chosen = current["context"] if context is None else named.get(context, {})
+    return str(chosen.get("namespace") or "default")
 
+
+def _is_in_cluster() -> bool:
     return Path("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
 
 

@@ -17,7 +17,7 @@ from srt_operator.backends.kubernetes import KubernetesBackend, seconds_of
 from srt_operator.cluster import job_status
 from srt_operator.cluster.companions import Companion
 from srt_operator.cluster.context import Context
-from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_skipped
+from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_cancelled, is_skipped
 from srt_operator.cluster.resolution import (
     Refused,
     Resolved,
@@ -105,7 +105,9 @@ class JobController:
         """What to do; once the job ends, only of what it owns and what ends by itself."""
         started_at = seconds_of(manifest.get("status", {}).get("startTime"), now)
         processes = await backend.observe()
-        observed = Observed(processes, started_at, conditions_of(manifest))
+        observed = Observed(
+            processes, started_at, conditions_of(manifest), is_cancelled=is_cancelled(manifest)
+        )
         decided = plan(resolved.job.spec, observed, now)
         if decided.is_over or resolved.job.spec.suspend:
             owned = {

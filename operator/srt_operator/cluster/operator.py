@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from srt_common.errors import SRTError
-from srt_operator.backends.kubernetes_api import KubernetesConflict
+from srt_operator.backends.kubernetes_api import KubernetesConflict, KubernetesRefused
 from srt_operator.cluster.caches import CacheController
 from srt_operator.cluster.context import WATCHED, Context, Controller
 from srt_operator.cluster.interest import interested
@@ -27,6 +27,8 @@ from srt_operator.manifests.kubernetes.objects import Manifest
 RESYNC_SECONDS: Final = 300.0
 NUM_WORKERS: Final = 4
 MAX_PAUSE_SECONDS: Final = 60.0
+HTTP_GONE: Final = 404
+"""What was looked at went in the meantime."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -119,10 +121,16 @@ class Operator:
             after = await self._controllers[kind].reconcile(namespace, name)
         except KubernetesConflict:
             return 0.2  # somebody else was first; what they wrote comes with the next event
+        except KubernetesRefused as error:
+            return None if error.status == HTTP_GONE else self._failed(key, error)
         except SRTError as error:
-            failures = self._num_failures[key] = self._num_failures.get(key, 0) + 1
-            extra = {"resource": "/".join(key), "reason": str(error), "failures": failures}
-            _LOG.warning("a look failed", extra=extra)
-            return min(2.0 ** min(failures, 10) / 2, MAX_PAUSE_SECONDS)
+            return self._failed(key, error)
         self._num_failures.pop(key, None)
         return after
+
+    def _failed(self, key: Key, error: SRTError) -> float:
+        """Seconds until the next try."""
+        failures = self._num_failures[key] = self._num_failures.get(key, 0) + 1
+        extra = {"resource": "/".join(key), "reason": str(error), "failures": failures}
+        _LOG.warning("a look failed", extra=extra)
+        return min(2.0 ** min(failures, 10) / 2, MAX_PAUSE_SECONDS)
