@@ -1,5 +1,7 @@
 """``python -m srt_operator``: wait for the lease, then look after the cluster's resources.
 
+With the back end ``static`` it carries one given job through instead (`static_run`).
+
 Exit status: 0 after SIGTERM, 1 when the lease is lost or the API server is away at the start, 2 for
 wrong settings.
 """
@@ -55,6 +57,10 @@ def main() -> int:
         return EXIT_MISCONFIGURED
     _LOG.info("starting", extra={"settings": settings.resolved()})
     try:
+        if settings.backend == "static":
+            from srt_operator import static_run
+
+            return static_run.main()
         return asyncio.run(serve(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")

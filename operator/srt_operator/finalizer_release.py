@@ -2,6 +2,7 @@
 
 * Without it a job deleted after the uninstall would wait for ever for an operator that is gone.
 * The operator is gone before the first finalizer is, so that it cannot put one back.
+* What the operator made for itself goes too: its key and its lease.
 * Jobs and their pods stay, and what they have in Redis stays; deleting a job then deletes its pods.
 * Running it twice does nothing more than running it once.
 """
@@ -9,23 +10,30 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
+from srt_operator.backends.kubernetes_api import (
+    KubernetesApi,
+    KubernetesConflict,
+    KubernetesRefused,
+)
+from srt_operator.cluster.finalizers import FINALIZER, finalizers
+from srt_operator.manifests.kubernetes.objects import Manifest
 
-FINALIZER: Final = "srt-rl.dev/cleanup"
 GONE_WITHIN_SECONDS: Final = 60.0
+MAX_ATTEMPTS: Final = 5
+NOT_FOUND: Final = 404
+KINDS: Final = ("SRTJob", "TreeCache")
+LEFT_BEHIND: Final = (("Secret", "srt-operator-key"), ("Lease", "srt-operator"))
+"""Made by the operator itself, so that helm does not know them."""
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 
-_GROUP, _VERSION = "srt-rl.dev", "v1alpha1"
-_PLURALS = ("srtjobs", "treecaches")
-_MERGE_PATCH = "application/merge-patch+json"
-_MAX_ATTEMPTS = 5
 _LOG = logging.getLogger(__name__)
 
 
@@ -42,86 +50,88 @@ class Release:
     """Empty: all."""
 
 
-def release_finalizers(release: Release) -> int:
-    """End the operator, then take the finalizer off; how many resources had it.
+async def release_finalizers(api: KubernetesApi, release: Release) -> int:
+    """End the operator, take the finalizer off, remove what the operator made for itself.
+
+    Returns:
+        How many resources had the finalizer.
 
     Raises:
-        ApiException: the API server refuses.
+        KubernetesError: the API server refuses or does not answer.
         TimeoutError: operator pods are still there after `GONE_WITHIN_SECONDS`.
     """
-    _end_operator(release)
-    custom = client.CustomObjectsApi()
-    held = [(plural, found) for plural in _PLURALS for found in _resources(custom, release, plural)]
-    num_released = sum(_release(custom, plural, found) for plural, found in held)
+    await _end_operator(api, release)
+    num_released = 0
+    for kind in KINDS:
+        for namespace in release.watch_namespaces or (None,):
+            for found in await _resources(api, kind, namespace):
+                num_released += await _release(api, found)
+    for kind, name in LEFT_BEHIND:
+        await api.delete(kind, release.namespace, name)
     _LOG.info("finalizers released", extra={"resources": num_released})
     return num_released
 
 
-def without_finalizer(finalizers: Sequence[str]) -> list[str]:
-    """The finalizers of others."""
-    return [name for name in finalizers if name != FINALIZER]
-
-
-def _end_operator(release: Release) -> None:
-    try:
-        client.AppsV1Api().patch_namespaced_deployment_scale(
-            release.deployment, release.namespace, {"spec": {"replicas": 0}}
+async def _end_operator(api: KubernetesApi, release: Release) -> None:
+    await _unless_gone(
+        api.merge(
+            "Deployment",
+            release.namespace,
+            release.deployment,
+            {"spec": {"replicas": 0}},
+            subresource="scale",
         )
-    except ApiException as error:
-        if error.status != 404:
-            raise
-    core, selector = client.CoreV1Api(), _pods_of(release)
-    deadline = time.monotonic() + GONE_WITHIN_SECONDS
-    while core.list_namespaced_pod(release.namespace, label_selector=selector).items:
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"operator pods still run after {GONE_WITHIN_SECONDS:.0f} s")
-        time.sleep(1.0)
+    )
+    labels = f"{LABEL_COMPONENT}=operator,{LABEL_INSTANCE}={release.name}"
+    async with asyncio.timeout(GONE_WITHIN_SECONDS):
+        while (await api.list("Pod", release.namespace, labels=labels))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(1.0)
 
 
-def _pods_of(release: Release) -> str:
-    return f"app.kubernetes.io/component=operator,app.kubernetes.io/instance={release.name}"
-
-
-def _resources(
-    custom: client.CustomObjectsApi, release: Release, plural: str
-) -> Iterator[dict[str, Any]]:
-    """Every resource of one kind that the operator watched; none where its definition is gone."""
+async def _resources(api: KubernetesApi, kind: str, namespace: str | None) -> list[Manifest]:
+    """Every resource of one kind; none where its definition is gone."""
     try:
-        if not release.watch_namespaces:
-            yield from custom.list_cluster_custom_object(_GROUP, _VERSION, plural)["items"]
-        for namespace in release.watch_namespaces:
-            found = custom.list_namespaced_custom_object(_GROUP, _VERSION, namespace, plural)
-            yield from found["items"]
-    except ApiException as error:
-        if error.status != 404:
+        found, _ = await api.list(kind, namespace)
+    except KubernetesRefused as error:
+        if error.status != NOT_FOUND:
             raise
+        return []
+    return found
 
 
-def _release(custom: client.CustomObjectsApi, plural: str, found: dict[str, Any]) -> bool:
-    """Whether the resource had our finalizer; somebody else's change in between is looked at."""
-    metadata = found["metadata"]
-    for attempt in range(_MAX_ATTEMPTS):
-        finalizers = metadata.get("finalizers", [])
-        if FINALIZER not in finalizers:
-            return attempt > 0
-        where = (_GROUP, _VERSION, metadata["namespace"], plural, metadata["name"])
-        change = {
-            "resourceVersion": metadata["resourceVersion"],
-            "finalizers": without_finalizer(finalizers),
-        }
+async def _release(api: KubernetesApi, found: Manifest) -> bool:
+    """Whether the resource had our finalizer. What somebody changes in between is looked at anew.
+
+    Raises:
+        KubernetesConflict: it changed in between too often.
+    """
+    kind, where = found["kind"], (found["metadata"]["namespace"], found["metadata"]["name"])
+    for attempt in range(MAX_ATTEMPTS):
+        others = [name for name in finalizers(found) if name != FINALIZER]
+        if len(others) == len(finalizers(found)):
+            return False
+        version = found["metadata"]["resourceVersion"]
+        change = {"metadata": {"resourceVersion": version, "finalizers": others}}
         try:
-            custom.patch_namespaced_custom_object(
-                *where, {"metadata": change}, _content_type=_MERGE_PATCH
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return True
-            if error.status != 409:
+            await _unless_gone(api.merge(kind, *where, change))
+        except KubernetesConflict:
+            if attempt == MAX_ATTEMPTS - 1:
                 raise
-            metadata = custom.get_namespaced_custom_object(*where)["metadata"]
+            again = await api.get(kind, *where)
+            if again is None:
+                return False
+            found = again
         else:
             return True
-    raise TimeoutError(f"{plural} {metadata['name']} changed {_MAX_ATTEMPTS} times in between")
+    return False
+
+
+async def _unless_gone(call: Awaitable[None]) -> None:
+    try:
+        await call
+    except KubernetesRefused as error:
+        if error.status != NOT_FOUND:
+            raise
 
 
 def _arguments(words: Sequence[str] | None = None) -> Release:
@@ -135,11 +145,18 @@ def _arguments(words: Sequence[str] | None = None) -> Release:
     return Release(given.namespace, given.release, given.deployment, watched)
 
 
+async def _run(release: Release) -> None:
+    api = await KubernetesApi.connect()
+    try:
+        await release_finalizers(api, release)
+    finally:
+        await api.close()
+
+
 def main() -> None:
     """In a pod, with its service account."""
     logging.basicConfig(level=logging.INFO)
-    config.load_incluster_config()
-    release_finalizers(_arguments())
+    asyncio.run(_run(_arguments()))
 
 
 if __name__ == "__main__":

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
 
 from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
+from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesError
+from srt_operator.constants import API_VERSION
 
 TIMEOUT_SECONDS: Final = 10.0
 
 SAMPLE: Final[dict[str, Any]] = {
-    "apiVersion": "srt-rl.dev/v1alpha1",
+    "apiVersion": API_VERSION,
     "kind": "SRTJob",
-    "metadata": {"name": "helm-test"},
     "spec": {
         "model": {"uri": "file:///data/examples/tiny-math/model"},
         "dataset": {"uri": "reasoning-gym://chain_sum?seed=1&size=24&max_digits=2"},
@@ -96,18 +95,15 @@ async def _server_answers(installation: Installation) -> None:
 
 
 async def _job_is_accepted(installation: Installation) -> None:
+    sample = SAMPLE | {"metadata": {"name": "helm-test", "namespace": installation.job_namespace}}
     try:
-        await asyncio.to_thread(
-            client.CustomObjectsApi().create_namespaced_custom_object,
-            "srt-rl.dev",
-            "v1alpha1",
-            installation.job_namespace,
-            "srtjobs",
-            SAMPLE,
-            dry_run="All",
-        )
-    except ApiException as error:
-        raise CheckFailed(f"an SRTJob is refused: {error.status} {error.body}") from error
+        api = await KubernetesApi.connect()
+        try:
+            await api.create(sample, is_dry_run=True)
+        finally:
+            await api.close()
+    except KubernetesError as error:
+        raise CheckFailed(f"an SRTJob is refused: {error}") from error
 
 
 def _arguments(words: Sequence[str] | None = None) -> Installation:
@@ -122,7 +118,6 @@ def _arguments(words: Sequence[str] | None = None) -> Installation:
 def main() -> None:
     """In a pod, with its service account."""
     logging.basicConfig(level=logging.INFO)
-    config.load_incluster_config()
     faults = asyncio.run(check(_arguments()))
     for fault in faults:
         _LOG.error(fault)

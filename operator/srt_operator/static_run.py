@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 from rich.console import Console
@@ -24,7 +23,6 @@ from srt_common.clock import Clock, SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import ConfigurationError, CoordinationUnavailable
 from srt_common.settings import ServiceSettings
-from srt_common.telemetry.setup import configure
 from srt_operator.backends.local import write_private
 from srt_operator.backends.models import local_folder
 from srt_operator.backends.readiness import is_ready
@@ -36,7 +34,7 @@ from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
 from srt_operator.local_run import interruptible, supervise
 from srt_operator.manifests import trainer
-from srt_operator.manifests.process import HttpReadiness, LocalSite, serving
+from srt_operator.manifests.process import Endpoint, HttpReadiness, LocalSite, Site, serving
 from srt_operator.manifests.runahead import engine_of
 from srt_operator.outcome import conclude
 from srt_operator.processes import Component, Member, members
@@ -56,25 +54,13 @@ class StaticSettings(ServiceSettings, env_prefix="SRT_STATIC_"):
     """The SRTJob as YAML. Required."""
     run_dir: Path
     """Run folder, shared with trainer and engines under the same path. Required."""
-    endpoints: dict[str, Annotated[str, Field(pattern=r"^https?://[^/?#]+$")]]
-    """Base URL of every engine and tree cache by name, as JSON. Required."""
+    endpoints: dict[str, Annotated[str, Field(pattern=r"^http://[A-Za-z0-9.-]+:[0-9]{1,5}$")]]
+    """``http://HOST:PORT`` of every engine and tree cache by name, as JSON. Required."""
     redis_url: SecretStr
     """Redis-protocol server of update log, coordination and task queue. Required."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenSite(LocalSite):
-    """A site whose processes are where somebody else put them."""
-
-    given: Mapping[str, str]
-    """Base URLs, by process name."""
-
-    def url(self, process: str) -> str:
-        """Where a process serves HTTP."""
-        return self.given[process]
-
-
-def given_site(job: SRTJob, settings: StaticSettings) -> GivenSite:
+def given_site(job: SRTJob, settings: StaticSettings) -> LocalSite:
     """What is given, as the job's builders want it.
 
     Raises:
@@ -93,28 +79,33 @@ def given_site(job: SRTJob, settings: StaticSettings) -> GivenSite:
     ]
     if faults:
         raise ConfigurationError(faults=faults)
-    url = settings.redis_url.get_secret_value()
+    url, name = settings.redis_url.get_secret_value(), job.metadata.name
     layout = RunLayout(settings.run_dir)
-    return GivenSite(
+    return LocalSite(
         python=sys.executable,
         layout=layout,
         model=local_folder(job.spec.model.uri),
-        job_id=job.metadata.name,
-        job_name=job.metadata.name,
-        cache_id=job.metadata.name,
-        endpoints={},
-        telemetry=layout.telemetry,
-        cache_token=layout.token,
+        job_id=name,
+        job_name=name,
+        cache_id=name,
+        endpoints={process: _endpoint(at) for process, at in settings.endpoints.items()},
+        listen_host="0.0.0.0",
         server_command=(),
         server_url=url,
         broker_url=url.replace("unix://", "redis+socket://"),
         scratch=Path(tempfile.gettempdir()),
+        telemetry=layout.telemetry,
+        cache_token=layout.token,
         num_engine_threads=None,
-        given=settings.endpoints,
     )
 
 
-async def run_given(job: SRTJob, site: GivenSite, console: Console, clock: Clock) -> int:
+def _endpoint(address: str) -> Endpoint:
+    parts = urlsplit(address)
+    return Endpoint(str(parts.hostname), int(parts.port or 80))
+
+
+async def run_given(job: SRTJob, site: LocalSite, console: Console, clock: Clock) -> int:
     """Prepare, watch and conclude; the exit status.
 
     Raises:
@@ -156,7 +147,7 @@ class Looks:
     def __init__(
         self,
         job: SRTJob,
-        site: LocalSite,
+        site: Site,
         coordination: Coordination,
         dispatcher: CeleryDispatcher,
         clock: Clock,
@@ -213,7 +204,6 @@ def main() -> int:
     console = Console()
     try:
         settings = StaticSettings.from_environment()
-        configure("srt-operator", instance="static")
         job = load_job(settings.job_file.read_text())
         site = given_site(job, settings)
         return asyncio.run(run_given(job, site, console, SystemClock()))
@@ -223,7 +213,3 @@ def main() -> int:
     except CoordinationUnavailable as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return EXIT_FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

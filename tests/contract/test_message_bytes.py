@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from srt_common.messages import rollouts, runahead
+from srt_common.messages import rollouts, runahead, weights
 from srt_common.messages.codec import decode_entry, encode_entry
 from srt_common.messages.tree_updates import (
     FLAG_OBSERVATION,
@@ -106,6 +106,21 @@ JSON_MESSAGES = [
     (
         b'{"path":"policy-000012","policy_version":12}',
         rollouts.WeightUpdate(path="policy-000012", policy_version=12),
+    ),
+    (
+        b'{"policy_version":12,"url":"http://trainer:8090/v1/weights/12"}',
+        rollouts.WeightUpdate(
+            policy_version=12, url=weights.weights_url("http://trainer:8090/", 12)
+        ),
+    ),
+    (
+        b'{"policy_version":12,"files":[{"name":"model.safetensors","size":7,"sha256":"'
+        + b"0" * 64
+        + b'"}]}',
+        weights.WeightsManifest(
+            policy_version=12,
+            files=(weights.WeightsFile("model.safetensors", 7, "0" * 64),),
+        ),
     ),
 ]
 

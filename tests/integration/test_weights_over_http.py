@@ -7,6 +7,10 @@ learnt.
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pytest
 from srt_common.bearer import BearerToken
 from srt_common.errors import ConfigurationError
 from srt_rollout.weights_download import WeightsDownload
+from srt_trainer import engine_sources
 from srt_trainer.assembly import train
 from srt_trainer.serving import ServingSettings
 from support.gateway_process import free_port
@@ -38,10 +43,12 @@ class Cluster:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def engine(self, name: str) -> SamplingEngine:
+    def engine(self, name: str, address: tuple[str, int] = ("127.0.0.1", 0)) -> SamplingEngine:
         root = self.folder / name
         root.mkdir()
-        engine = SamplingEngine(name, model=self.folder / "model", weights_root=root)
+        engine = SamplingEngine(
+            name, model=self.folder / "model", weights_root=root, address=address
+        )
         engine.download = WeightsDownload(
             root,
             engine=name,
@@ -69,10 +76,6 @@ def cluster(tmp_path: Path) -> Cluster:
 
 def listed(*engines: SamplingEngine) -> list[dict[str, str]]:
     return [{"name": engine.name, "url": engine.url} for engine in engines]
-
-
-def versions(engine: SamplingEngine) -> list[int]:
-    return [version for _, version in engine.completed]
 
 
 async def test_every_version_is_fetched_once_and_what_is_learnt_is_the_same(
@@ -111,6 +114,59 @@ async def test_an_engine_that_restarts_samples_only_with_the_weights_it_fetched_
         await cluster.train(engines=listed(engine))
     assert restarts == [2]
     assert engine.loaded == [0, 1, 2, 2, 3, 4]
+
+
+async def test_engines_of_a_service_may_come_and_go_while_the_job_runs(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes in step 1, the first goes in step 2: all that is left is on the second."""
+    port = free_port()
+    first = cluster.engine("rollout-0", ("127.0.0.2", port))
+    second = cluster.engine("rollout-1", ("127.0.0.3", port))
+    addresses = ["127.0.0.2"]
+    resolve_as(monkeypatch, {"tiny-rollout": addresses})
+    leaves = asyncio.Event()
+
+    def watch(request: dict[str, Any]) -> None:
+        version = request["sampling_params"]["extra_args"]["srt_policy_version"]
+        if version == 1 and len(addresses) == 1:
+            addresses.append("127.0.0.3")
+        if version == 2 and second.completed:
+            leaves.set()
+
+    async def leave(stack: AsyncExitStack) -> None:
+        await leaves.wait()
+        addresses.remove("127.0.0.2")
+        await stack.aclose()
+
+    first.on_request = watch
+    first.delay_seconds = second.delay_seconds = 0.1
+    async with second, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        await stack.enter_async_context(first)
+        leaving = tasks.create_task(leave(stack))
+        await cluster.train(engines=(), engine_service=f"http://tiny-rollout:{port}")
+        leaving.cancel()
+    assert leaves.is_set()
+    assert first.loaded == [0, 1, 2]
+    assert second.loaded == [1, 2, 3, 4]
+    lines = (cluster.folder / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["num_rollouts"] for line in lines] == [8] * NUM_STEPS
+    for line in lines:
+        assert json.loads(line)["sampler_log_prob_difference_max"] < 1e-4
+
+
+def resolve_as(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, Sequence[str]]) -> None:
+    """Have the running loop resolve these names."""
+    loop = asyncio.get_running_loop()
+    real = loop.getaddrinfo
+
+    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+        if host not in names:
+            return await real(host, port, **options)
+        return [(0, 0, 0, "", (address, port)) for address in names[host]]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(engine_sources, "REFRESH_SECONDS", 0.02)
 
 
 async def test_weights_are_never_served_without_a_token(cluster: Cluster) -> None:

@@ -31,9 +31,16 @@ enough."""
 
 
 class SamplingEngine:
-    """One engine on a free port of 127.0.0.1; use as a context manager."""
+    """One engine, on a free port of 127.0.0.1 unless told; use as a context manager."""
 
-    def __init__(self, name: str, *, model: Path, weights_root: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: Path,
+        weights_root: Path,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.name = name
         self.requests: list[dict[str, Any]] = []
         """Every generate request, as received."""
@@ -58,8 +65,8 @@ class SamplingEngine:
         self._weights_root = weights_root
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._socket = socket.create_server(address)
+        self.url = "http://{}:{}".format(*self._socket.getsockname())
         self.forget_weights()
 
     def forget_weights(self) -> None:

@@ -33,11 +33,12 @@ PLURALS: Final[Mapping[str, str]] = {
     "Job": "jobs",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Lease": "leases",
+    "Deployment": "deployments",
 }
 API_VERSIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("SRTJob", "RolloutPool", "TreeCache"), API_VERSION),
     **dict.fromkeys(("Pod", "Service", "Secret", "Event"), "v1"),
-    "StatefulSet": "apps/v1",
+    **dict.fromkeys(("StatefulSet", "Deployment"), "apps/v1"),
     "Job": "batch/v1",
     "PodDisruptionBudget": "policy/v1",
     "Lease": "coordination.k8s.io/v1",
@@ -137,9 +138,17 @@ class KubernetesApi:
         )
         return applied
 
-    async def merge(self, kind: str, namespace: str, name: str, change: Mapping[str, Any]) -> None:
+    async def merge(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        change: Mapping[str, Any],
+        *,
+        subresource: str = "",
+    ) -> None:
         """Change single fields of an object."""
-        path = _path(kind, namespace, name)
+        path = _path(kind, namespace, name, subresource)
         await self._call("PATCH", path, body=dict(change), content="application/merge-patch+json")
 
     async def create(self, manifest: Manifest, *, is_dry_run: bool = False) -> Manifest:

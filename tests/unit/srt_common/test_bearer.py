@@ -45,6 +45,12 @@ def test_a_replaced_token_counts_at_once_and_the_former_no_longer(file: Path) ->
     assert not token.is_presented_by(f"Bearer {TOKEN}")
 
 
+def test_what_is_presented_is_what_the_file_has_now(file: Path) -> None:
+    token = BearerToken(file)
+    replace(file, "another-token-of-tests")
+    assert str(token) == "another-token-of-tests"
+
+
 @pytest.mark.parametrize("text", ["", "short"])
 def test_a_replacement_that_is_no_token_leaves_the_former_one(file: Path, text: str) -> None:
     token = BearerToken(file)

@@ -1,15 +1,17 @@
-"""New weights in a running engine: the order of calls, what is refused, what failures leave."""
+"""New weights in a running engine: the order of calls, what is refused, what failures leave, and
+which rollouts they may sample."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from support.gateway import Gateway
+from support.weights_site import TOKEN, WeightsSite
 
 ORDER = [
     "/pause",
@@ -142,3 +144,115 @@ async def test_run_ahead_is_gone_before_the_engine_pauses_and_stays_out(gateway:
     await gateway.vllm.wait_running("again")
     gateway.vllm.finish("again", [1])
     assert (await again).status_code == 200
+
+
+# -- from a URL
+WEIGHTS = {"model.safetensors": b"tensors"}
+
+
+@pytest.fixture
+def site() -> Iterator[WeightsSite]:
+    with WeightsSite.started() as started:
+        yield started
+
+
+@pytest.fixture
+async def remote(tmp_path: Path, site: WeightsSite) -> AsyncIterator[Gateway]:
+    """A gateway that may fetch from the site."""
+    async with Gateway.started(tmp_path, weights_url_prefix=site.base_url) as started:
+        started.token_file.write_text(TOKEN)
+        yield started
+
+
+async def fetch(gateway: Gateway, url: str, policy_version: int) -> httpx.Response:
+    body = {"url": url, "policy_version": policy_version}
+    return await gateway.http.post(
+        "/srt/v1/weights", json=body, headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+
+
+async def test_weights_from_a_url_are_fetched_and_loaded_in_the_same_order(
+    remote: Gateway, site: WeightsSite
+) -> None:
+    url = site.offer(7, WEIGHTS)
+    assert (await fetch(remote, url, 7)).json() == {"policy_version": 7}
+    assert remote.vllm.calls == ORDER
+    load = (await remote.http.get("/load")).json()
+    assert (load["policy_version"], load["weights_url"]) == (7, url)
+    (folder,) = remote.weights_root.iterdir()
+    assert (folder / "model.safetensors").read_bytes() == b"tensors"
+    assert (await fetch(remote, url, 7)).status_code == 200
+    assert remote.vllm.calls == ORDER
+
+
+async def test_weights_that_cannot_be_fetched_leave_the_engine_alone(
+    remote: Gateway, site: WeightsSite
+) -> None:
+    site.offer(7, WEIGHTS)
+    site.path = "/v1/weights/8"
+    response = await fetch(remote, f"{site.base_url}/v1/weights/7", 7)
+    assert (response.status_code, response.json()["type"]) == (503, "EngineUnavailable")
+    assert "manifest is of version" not in response.json()["detail"]
+    assert remote.vllm.calls == []
+    assert (await remote.http.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"url": "http://elsewhere/v1/weights/1"}, "url is 'http://elsewhere/v1/weights/1'; all"),
+        ({"url": "http://elsewhere", "path": "policy-1"}, "path and url are both given"),
+        ({}, "path is ''; allowed are folders below the weights root"),
+    ],
+)
+async def test_an_update_that_is_not_allowed_is_told_in_a_sentence(
+    remote: Gateway, body: dict[str, str], sentence: str
+) -> None:
+    response = await remote.http.post(
+        "/srt/v1/weights",
+        json={"policy_version": 1, **body},
+        headers={"Authorization": f"Bearer {TOKEN}"},
+    )
+    assert response.status_code == 400
+    assert sentence in response.json()["detail"]
+    assert remote.vllm.calls == []
+
+
+async def test_without_a_prefix_no_url_is_allowed(gateway: Gateway, site: WeightsSite) -> None:
+    body = {"url": site.offer(1, WEIGHTS), "policy_version": 1}
+    response = await gateway.http.post("/srt/v1/weights", json=body)
+    assert response.status_code == 400
+    assert "SRT_ROLLOUT_WEIGHTS_URL_PREFIX is not set" in response.json()["detail"]
+    assert site.asked == []
+
+
+# -- who may sample
+async def test_a_policy_rollout_is_sampled_by_the_weights_it_asks_for_or_not_at_all(
+    gateway: Gateway,
+) -> None:
+    """A pod that restarted, or came late, has the weights it started with."""
+    extra = {"srt_policy_version": 1, "srt_lane": "policy"}
+    refused = await gateway.generate("early", sampling_params={"extra_args": extra})
+    assert (refused.status_code, refused.json()["type"]) == (503, "EngineUnavailable")
+    assert "srt_policy_version is 1; the weights in use are version 0" in refused.json()["detail"]
+    await update(gateway, "policy-1", 1)
+    call = asyncio.create_task(gateway.generate("on-time", sampling_params={"extra_args": extra}))
+    await gateway.vllm.wait_running("on-time")
+    gateway.vllm.finish("on-time", [1])
+    assert (await call).status_code == 200
+    assert list(gateway.vllm.bodies) == ["on-time"]
+
+
+async def test_run_ahead_and_clients_that_ask_for_no_version_are_served_by_any(
+    gateway: Gateway,
+) -> None:
+    await update(gateway, "policy-2", 2)
+    ahead = {"srt_policy_version": 1, "srt_lane": "run_ahead"}
+    calls = [
+        asyncio.create_task(gateway.generate("ahead", sampling_params={"extra_args": ahead})),
+        asyncio.create_task(gateway.generate("any")),
+    ]
+    await gateway.vllm.wait_running("ahead", "any")
+    for request_id in ("ahead", "any"):
+        gateway.vllm.finish(request_id, [1])
+    assert [(await call).status_code for call in calls] == [200, 200]

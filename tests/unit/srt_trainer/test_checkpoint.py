@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from srt_trainer.algorithms.grpo import GRPO
 from srt_common.messages.rollouts import WeightUpdate
+from srt_trainer.algorithms.grpo import GRPO
 from srt_trainer.checkpoint import Checkpoints
 from srt_trainer.policy import Policy
 from srt_trainer.settings import GRPOSettings

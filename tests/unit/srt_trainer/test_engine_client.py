@@ -131,3 +131,26 @@ async def test_the_token_goes_into_every_request() -> None:
     ):
         assert with_token.headers["authorization"] == "Bearer secret"
         assert "authorization" not in without.headers
+
+
+async def test_why_weights_cannot_be_loaded_is_told_in_the_gateways_words() -> None:
+    """Neither the request nor its answer holds tokens."""
+    problem = {"type": "EngineUnavailable", "detail": "engine-0: weights: 5 bytes are free"}
+    engine = client(lambda _: httpx.Response(503, json=problem))
+    with pytest.raises(EngineUnavailable, match=r"was answered 503: engine-0: weights: 5 bytes a"):
+        await engine.update_weights(WeightUpdate(path="policy-000004", policy_version=4))
+
+
+async def test_an_engine_that_was_known_by_its_address_gets_its_own_name() -> None:
+    load = {
+        "engine": "tiny-rollout-3",
+        "policy_version": 0,
+        "max_num_seqs": 8,
+        "reserve_slots": 1,
+        "num_running_policy": 0,
+        "num_waiting_policy": 0,
+        "num_running_run_ahead": 0,
+    }
+    engine = client(lambda _: httpx.Response(200, json=load))
+    await engine.load()
+    assert (engine.name, engine.url) == ("tiny-rollout-3", "http://engine:8000")

@@ -60,6 +60,12 @@ def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
             "engines have the names ['a', 'a']; each name is allowed once",
         ),
         ("engines", [{"name": "a", "url": "http://h:1/path"}], "engines.0.url is 'http://h:1/pa"),
+        ("engine_service", "http://rollout", "engine_service is 'http://rollout': "),
+        (
+            "engine_service",
+            "http://rollout:8000",
+            "engines and engine_service are both given; allowed is one of them",
+        ),
     ],
 )
 def test_a_fault_names_the_field_the_value_and_what_is_allowed(
@@ -97,3 +103,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_model_can_be_imported_without_torch() -> None:
     code = "import sys, srt_trainer.settings; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_service_takes_the_place_of_a_list_of_engines(tmp_path: Path) -> None:
+    document = job_document(tmp_path, engine_service="http://tiny-rollout.default.svc:8000")
+    del document["engines"]
+    assert parse_settings(document).engines == ()

@@ -25,9 +25,7 @@ async def listed(endpoints: Sequence[EngineEndpoint]) -> AsyncIterator[Sequence[
     yield endpoints
 
 
-async def behind_service(
-    url: str, *, refresh_seconds: float = REFRESH_SECONDS
-) -> AsyncIterator[Sequence[EngineEndpoint]]:
+async def behind_service(url: str) -> AsyncIterator[Sequence[EngineEndpoint]]:
     """One engine for each address that a Service's name has, again and again.
 
     A name that cannot be resolved changes nothing: the engines known so far go on.
@@ -42,7 +40,7 @@ async def behind_service(
                 extra = {"service": url, "reason": error.strerror}
                 _LOGGER.warning("the engines' service has no address", extra=extra)
             is_known = False
-        await asyncio.sleep(refresh_seconds)
+        await asyncio.sleep(REFRESH_SECONDS)
 
 
 async def _resolved(url: str) -> list[EngineEndpoint]:
