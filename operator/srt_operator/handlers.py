@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
@@ -40,6 +40,7 @@ async def watch(hear: Hear, *, namespaces: Sequence[str], stop: asyncio.Event) -
         registry=registry,
         settings=_settings(),
         standalone=True,
+        identity=cast(Any, MANAGER),  # else kopf asks for the user's name; a pod's user has none
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,

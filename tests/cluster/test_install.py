@@ -24,6 +24,8 @@ TINY_MATH = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
 RELEASE, SYSTEM, JOBS = "srt", "srt-system", "team"
 LEFT = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,pdb,leases,pvc"
 CLUSTER_WIDE = "clusterroles,clusterrolebindings"
+NO_COMPILER = {"name": "TORCHDYNAMO_DISABLE", "value": "1"}
+"""The base holds no C++ compiler, which torch would ask for on a CPU."""
 SHORTER = {
     "metadata.namespace": JOBS,
     "spec.dataset.uri": "reasoning-gym://chain_sum?seed=1&size=4&max_digits=2",
@@ -55,7 +57,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image": {"registry": registry, "tag": tag},
         "operator": {"replicas": 1},
         "redis": {"image": {"repository": f"{registry}/valkey", "tag": tag}},
-        "podDefaults": {"trainer": places, "rollout": places},
+        "podDefaults": {"trainer": places, "rollout": places | {"env": [NO_COMPILER]}},
     }
     path = tmp_path_factory.mktemp("values") / "values.yaml"
     path.write_text(yaml.safe_dump(document))

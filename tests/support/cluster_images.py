@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUITE = "bookworm"
-BASE_PACKAGES = ("python3", "ca-certificates")
+BASE_PACKAGES = ("python3", "ca-certificates", "libnuma1")  # vLLM on a CPU links with the last
 USER = 65532
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 NOT_NEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "dev")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,16 +34,16 @@ class Service:
     """One of the suite's images."""
 
     name: str
-    folders: tuple[str, ...]
-    """Packages installed; none: the pod brings an environment along."""
+    package: str = ""
+    """Folder of what is installed; none: the pod brings an environment along."""
 
 
 SERVICES: Final = (
-    Service("srt-operator", ("srt_common[embedded,tasks]", "operator")),
-    Service("srt-tree-cache", ("srt_common", "services/tree_cache")),
-    Service("srt-runahead", ("srt_common[tasks]", "services/runahead")),
-    Service("srt-rollout", ()),
-    Service("srt-trainer", ()),
+    Service("srt-operator", "operator"),
+    Service("srt-tree-cache", "services/tree_cache"),
+    Service("srt-runahead", "services/runahead"),
+    Service("srt-rollout"),
+    Service("srt-trainer"),
 )
 
 
@@ -51,16 +51,17 @@ def build_all(cache: Path, folder: Path) -> Iterator[Path]:
     """Archives of every image of an installation, one after the other."""
     base = base_layer(cache)
     folder.mkdir(parents=True, exist_ok=True)
+    core = _wheel("srt_common", folder)
     for service in SERVICES:
-        yield _service_image(service, base, folder)
+        yield _service_image(service, core, base, folder)
     yield _valkey_image(base, folder)
 
 
-def _service_image(service: Service, base: Layer, folder: Path) -> Path:
+def _service_image(service: Service, core: Path, base: Layer, folder: Path) -> Path:
     root = folder / service.name
     shutil.copytree(ROOT / "docs" / "examples", root / MODEL)
-    if service.folders:
-        _install(service.folders, root / PACKAGES)
+    if service.package:
+        _install([core, _wheel(service.package, folder)], root / PACKAGES)
     else:
         _start_from_the_machine(root)
     return _image(f"{REGISTRY}/{service.name}:{TAG}", base, root)
@@ -94,22 +95,22 @@ def _image(reference: str, base: Layer, root: Path) -> Path:
     return write_image(image, root.with_suffix(".tar"))
 
 
-def _install(folders: tuple[str, ...], target: Path) -> None:
+def _wheel(package: str, folder: Path) -> Path:
+    """A package of this checkout, built with the tools of its environment."""
+    target = folder / "wheels" / package
+    _uv("build", "--wheel", "--no-build-isolation", f"--out-dir={target}", str(ROOT / package))
+    return next(target.glob("*.whl"))
+
+
+def _install(wheels: Sequence[Path], target: Path) -> None:
     """For the base's interpreter, in the versions of the lock."""
-    subprocess.run(
-        [
-            str(Path(sys.prefix) / "bin" / "uv"),
-            "pip",
-            "install",
-            "--quiet",
-            f"--target={target}",
-            f"--python-version={BASE_PYTHON}",
-            "--no-build-isolation",
-            f"--constraint={ROOT / 'requirements' / 'cpu.lock'}",
-            *(f"{ROOT}/{folder}" for folder in folders),
-        ],
-        check=True,
-    )
+    lock = ROOT / "requirements" / "cpu.lock"
+    options = (f"--target={target}", f"--python-version={BASE_PYTHON}", f"--constraint={lock}")
+    _uv("pip", "install", *options, *map(str, wheels))
+
+
+def _uv(command: str, *arguments: str) -> None:
+    subprocess.run([f"{sys.prefix}/bin/uv", command, *arguments, "--quiet"], check=True, cwd=ROOT)
 
 
 def host_places() -> dict[str, Any]:

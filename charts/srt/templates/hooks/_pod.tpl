@@ -3,6 +3,7 @@
 {{- $root := .root -}}
 restartPolicy: Never
 serviceAccountName: {{ include "srt.fullname" $root }}-hooks
+enableServiceLinks: false
 {{- with include "srt.pullSecrets" $root }}
 imagePullSecrets:
   {{- . | nindent 2 }}

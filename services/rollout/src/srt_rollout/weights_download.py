@@ -140,7 +140,7 @@ class WeightsDownload:
         if folder.exists():  # of an earlier process: what is whole is kept, by its checksum
             folder.rename(part)
         self._remove_others(part)
-        part.mkdir(exist_ok=True)
+        part.mkdir(parents=True, exist_ok=True)
         self._check_space(manifest, part)
         for file in manifest.files:
             fetch = partial(self._fetch_file, http, f"{url}/{file.name}", file, part / file.name)
