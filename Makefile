@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz test-cluster test-cluster-full images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,6 +28,9 @@ demo: install ## train a tiny model with SRT off and on, and compare (about 10 m
 test: install test-rust ## everything that CI runs, at most 25 minutes
 	$(PYTEST) tests
 
+test: install ## everything that CI runs but clusters, at most 25 minutes
+	$(PYTEST) tests --ignore tests/cluster
+
 test-rust: ## the Rust core's own tests
 	@if command -v cargo >/dev/null; then cd $(RUST) && cargo test --release -q -p srt-tree; else echo "skipped: tests of the Rust core (no cargo)"; fi
 
@@ -37,12 +40,19 @@ test-unit: install ## the fast part
 test-integration: install ## real engines, servers and processes
 	$(PYTEST) tests/integration
 
+test-cluster: install ## real Kubernetes: API server, control plane, one node (first: 15 minutes to build it)
+	cd tests && ../$(BIN)/python -m support.cluster_tools
+	$(PYTEST) tests/cluster --ignore tests/cluster/full
+
+test-cluster-full: test-cluster ## and what takes longer: failures, many pods
+	$(PYTEST) tests/cluster/full
+
 lint: install ## ruff, import boundaries, clippy, rustfmt, shellcheck
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
 	@if command -v cargo >/dev/null; then cd $(RUST) && cargo fmt --check && cargo clippy --release --all-targets -q -- -D warnings; else echo "skipped: clippy and rustfmt (no cargo)"; fi
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "skipped: shellcheck (not installed)"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run tests/cluster/node/* tests/cluster/tools/build; else echo "skipped: shellcheck (not installed)"; fi
 	@test ! -e operator/__init__.py && $(BIN)/python -c "import operator; operator.add(1, 1)"
 
 format: install ## let ruff and rustfmt rewrite
@@ -70,9 +80,23 @@ fuzz: ## 20 minutes of random operations on the trees (nightly compiler and carg
 bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
 	$(BIN)/python docs/benchmarks/learning.py
 
+BASE_IMAGE ?= python:3.11-slim-bookworm
+TAG ?= 0.1.0
+IMAGES ?= srt-operator srt-tree-cache srt-runahead srt-rollout srt-trainer
+
+images: install ## container images (IMAGES, BASE_IMAGE pinned by digest, TAG; -gpu variants by name)
+	scripts/images "$(VENV)" "$(BASE_IMAGE)" "$(TAG)" $(IMAGES)
+
+chart: install ## helm lint, template tests, the reference of values
+	$(BIN)/python docs/reference/values.py --check
+	@if command -v "$${SRT_HELM:-helm}" >/dev/null; then "$${SRT_HELM:-helm}" lint --strict charts/srt charts/srt-crds; else echo "skipped: helm lint (no helm; name one in SRT_HELM)"; fi
+	$(PYTEST) tests/unit/charts tests/contract/test_chart.py tests/contract/test_chart_redis.py tests/contract/test_compose.py
+
 lock: ## resolve requirements/*.in again
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
 		--no-emit-index-url --no-header requirements/cpu.in requirements/dev.in -o requirements/cpu.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header requirements/gpu.in -o requirements/gpu.lock
 
 clean: ## remove what was built and run
 	rm -rf $(VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis $(RUST)/target

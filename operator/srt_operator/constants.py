@@ -5,9 +5,26 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+GROUP: Final = "srt-rl.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+
+class Kind(StrEnum):
+    """Custom resources of the suite."""
+
+    SRT_JOB = "SRTJob"
+    ROLLOUT_POOL = "RolloutPool"
+    TREE_CACHE = "TreeCache"
+
+    @property
+    def plural(self) -> str:
+        """As the API spells it."""
+        return self.lower() + "s"
+
 
 class ConditionType(StrEnum):
-    """Conditions of an SRTJob. `COMPLETE` and `FAILED` are those of a Kubernetes Job."""
+    """Conditions. `COMPLETE` and `FAILED` are those of a Kubernetes Job."""
 
     READY = "Ready"
     """Summary (kstatus): everything that should run does, or the job is complete."""
@@ -22,6 +39,12 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    AVAILABLE = "Available"
+    """Of a RolloutPool: every engine serves."""
+    PROGRESSING = "Progressing"
+    """Of a RolloutPool: engines are being started or replaced."""
+    DEGRADED = "Degraded"
+    """Of a RolloutPool: engines that served do not, or what it refers to is not there."""
 
 
 class Reason(StrEnum):
@@ -43,6 +66,17 @@ class Reason(StrEnum):
     CONFIGURATION_REFUSED = "ConfigurationRefused"
     """A process would not start with what the job asks for; it says why in its log."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    CANCELLED = "Cancelled"
+    VALIDATION_FAILED = "ValidationFailed"
+    """The resource asks for something that is not allowed; the message says what is."""
+    REFERENCE_MISSING = "ReferenceMissing"
+    """A RolloutPool or TreeCache that is named is not there."""
+    POOL_IN_USE = "PoolInUse"
+    """Another job samples from the pool; this one waits."""
+    REPLICAS_MISSING = "ReplicasMissing"
+    """Pods that should serve do not."""
+    REDIS_UNAVAILABLE = "RedisUnavailable"
+    """What lies there can be neither read nor removed now."""
 
 
 class Phase(StrEnum):

@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import httpx
@@ -16,7 +15,7 @@ import msgspec
 
 from srt_common.clock import Clock
 from srt_common.messages.rollouts import STATS_PATH
-from srt_operator.run_lines import append_line
+from srt_operator.run_lines import Line
 
 READ_SECONDS: Final = 2.0
 TIMEOUT_SECONDS: Final = 5.0
@@ -70,15 +69,20 @@ class CounterTotal:
 
 
 class EngineCounters:
-    """Reads drafting counters of all engines and writes them to ``engines.jsonl``."""
+    """Reads drafting counters of all engines and hands on their totals."""
 
     def __init__(
-        self, engines: Mapping[str, str], *, token_file: Path, lines: Path, clock: Clock
+        self,
+        engines: Mapping[str, str],
+        *,
+        token: Callable[[], str],
+        write: Callable[[Line], None],
+        clock: Clock,
     ) -> None:
-        """``engines``: base URL by name."""
+        """``engines``: base URL by name; ``write`` gets a line for each reading."""
         self._engines = engines
-        self._token_file = token_file
-        self._lines = lines
+        self._token = token
+        self._write = write
         self._clock = clock
         self._session = clock.unix()
         self._totals = {name: CounterTotal() for name in engines}
@@ -91,7 +95,7 @@ class EngineCounters:
 
     async def read(self) -> None:
         """Read every engine that answers, and write one line when any did."""
-        headers = {"authorization": f"Bearer {self._token_file.read_text().strip()}"}
+        headers = {"authorization": f"Bearer {self._token()}"}
         async with httpx.AsyncClient(
             headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False, verify=False
         ) as client:
@@ -99,7 +103,7 @@ class EngineCounters:
         if any(answers):
             totals = {name: total.total() for name, total in self._totals.items()}
             line = {"session": self._session, "at_unix": self._clock.unix(), "engines": totals}
-            append_line(self._lines, line)
+            self._write(line)
 
     async def _ask(self, client: httpx.AsyncClient, name: str) -> bool:
         try:

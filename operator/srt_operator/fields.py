@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from srt_operator.resources import Allowed
+from srt_operator.resource_parts import Allowed
 
 Model = type[BaseModel]
 
@@ -45,7 +45,7 @@ def allowed_by(field: FieldInfo) -> str:
     nested = submodel(field.annotation)
     if nested is not None:
         return f"a mapping of {', '.join(by_alias(nested))}"
-    annotation, metadata = _unwrapped(field.annotation, list(field.metadata))
+    annotation, metadata = unwrapped(field.annotation, list(field.metadata))
     for item in metadata:
         if isinstance(item, Allowed):
             return item.text + _bounds(metadata, suffix=True)
@@ -54,7 +54,7 @@ def allowed_by(field: FieldInfo) -> str:
 
 def submodel(annotation: Any) -> Model | None:
     """The model a field holds, also behind ``| None``."""
-    inner, _ = _unwrapped(annotation, [])
+    inner, _ = unwrapped(annotation, [])
     return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
 
 
@@ -93,15 +93,15 @@ def _part(model: Model, path: Sequence[str | int]) -> Model | None:
     return part
 
 
-def _unwrapped(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
+def unwrapped(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
     """The type behind ``Annotated`` and ``| None``, with all metadata on the way."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         (inner,) = (a for a in get_args(annotation) if a is not type(None))
-        return _unwrapped(inner, metadata)
+        return unwrapped(inner, metadata)
     if hasattr(annotation, "__metadata__"):
         flat = [part for item in annotation.__metadata__ for part in _flat(item)]
-        return _unwrapped(get_args(annotation)[0], metadata + flat)
+        return unwrapped(get_args(annotation)[0], metadata + flat)
     return annotation, metadata
 
 
@@ -113,7 +113,7 @@ def _of_type(annotation: Any, metadata: list[Any]) -> str:
     if get_origin(annotation) is Literal:
         return _one_of(get_args(annotation))
     if get_origin(annotation) is tuple:
-        return f"a list of {_of_type(*_unwrapped(get_args(annotation)[0], []))}"
+        return f"a list of {_of_type(*unwrapped(get_args(annotation)[0], []))}"
     if annotation is bool:
         return "true or false"
     if annotation in (int, float):

@@ -26,6 +26,9 @@ _GROUPS: Final = {
 }
 
 
+_MAX_NAMED: Final = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a job ended, if it has."""
@@ -49,6 +52,8 @@ def verdict(job: JobView, now: float) -> Verdict:
     for condition in conditions:
         if condition.type is ConditionType.FAILED and condition.status == "True":
             return Verdict(failure=condition.reason, message=condition.message)
+    if job.observed.is_cancelled:
+        return Verdict(failure=Reason.CANCELLED, message="a user cancelled it")
     for member in job.members:
         if job.is_given_up(member) and job.is_essential(member):
             return _failure_of(job, member)
@@ -114,8 +119,17 @@ def _readiness(
     else:
         is_again = any(_has_ended_before(job, member) for member in missing)
         reason = Reason.RESTARTING if is_again else Reason.STARTING
-    names = ", ".join(member.name for member in missing)
-    return Finding(kind, False, reason, f"not ready: {names}")
+    names = ", ".join(_described(job, member) for member in missing[:_MAX_NAMED])
+    others = len(missing) - _MAX_NAMED
+    more = f" and {others} more" if others > 0 else ""
+    return Finding(kind, False, reason, f"not ready: {names}{more}")
+
+
+def _described(job: JobView, member: Member) -> str:
+    status = job.status(member)
+    return (
+        member.name if status is None or not status.detail else f"{member.name} ({status.detail})"
+    )
 
 
 def _has_ended_before(job: JobView, member: Member) -> bool:

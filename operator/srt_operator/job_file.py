@@ -72,6 +72,14 @@ def load_job(text: str, *, overrides: Sequence[str] = ()) -> SRTJob:
     return job
 
 
+def job_of(document: Mapping[str, Any]) -> SRTJob:
+    """A job from plain data. Raises ConfigurationError with every fault."""
+    try:
+        return SRTJob.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError(faults=_all_faults(document, error)) from error
+
+
 def dump_job(job: SRTJob) -> str:
     """The job as YAML, defaults written out; `load_job` reads it back equal."""
     document = job.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -128,7 +136,7 @@ def _all_faults(document: Mapping[str, Any], error: ValidationError) -> list[str
     faults = [_sentence(detail) for detail in details]
     skip = {".".join(str(part) for part in detail["loc"]) for detail in details}
     filled = fields.with_defaults(SRTJob, document)
-    return [*faults, *rules.broken(filled, skip=frozenset(skip))]
+    return [*faults, *rules.broken("SRTJob", filled, skip=frozenset(skip))]
 
 
 def _sentence(detail: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from srt_common.clock import SystemClock
 from srt_common.telemetry.logs import JsonFormatter
+from srt_operator.backends.base import Backend
 from srt_operator.backends.local import LocalBackend
 from srt_operator.backends.site import locked, prepared
 from srt_operator.background import going_on
@@ -26,12 +27,12 @@ from srt_operator.display import Display
 from srt_operator.engine_counters import EngineCounters
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
-from srt_operator.manifests.process import Site
+from srt_operator.manifests.process import LocalSite
 from srt_operator.outcome import is_srt
 from srt_operator.processes import Component
 from srt_operator.resources import SRTJob
-from srt_operator.run_lines import LineFile, of_kind, replace_text
-from srt_operator.runahead.assembly import run_ahead, urls
+from srt_operator.run_lines import LineFile, append_line, of_kind, replace_text
+from srt_operator.runahead.assembly import local_place, run_ahead, token_in, urls
 from srt_operator.runahead.controller import Controller
 from srt_operator.status import SRTJobStatus
 from srt_operator.supervisor import Supervisor
@@ -57,17 +58,24 @@ async def run_arm(
         backend = LocalBackend(
             partial(local_process, job, site), layout, clock=SystemClock(), inherited_files=[lock]
         )
-        async with _companions(job, site) as companions:
-            supervisor = Supervisor(
-                job=job,
-                backend=backend,
-                clock=SystemClock(),
-                publish=_publisher(layout, show),
-                before_stopping=companions.read_last,
-                progress=_progress(layout),
-                stop_requested=interruption.requested,
-            )
-            return await supervisor.run()
+        return await supervise(job, site, backend, show, interruption)
+
+
+async def supervise(
+    job: SRTJob, site: LocalSite, backend: Backend, show: Display, interruption: Interruption
+) -> SRTJobStatus:
+    """Carry a job through on a back end, with all that goes on beside its processes."""
+    async with _companions(job, site) as companions:
+        supervisor = Supervisor(
+            job=job,
+            backend=backend,
+            clock=SystemClock(),
+            publish=_publisher(site.layout, show),
+            before_stopping=companions.read_last,
+            progress=_progress(site.layout),
+            stop_requested=interruption.requested,
+        )
+        return await supervisor.run()
 
 
 @asynccontextmanager
@@ -123,20 +131,28 @@ class _Companions:
 
 
 @asynccontextmanager
-async def _companions(job: SRTJob, site: Site) -> AsyncIterator[_Companions]:
+async def _companions(job: SRTJob, site: LocalSite) -> AsyncIterator[_Companions]:
     async with AsyncExitStack() as stack:
         companions = _Companions()
         if is_srt(job):
             companions.counters = EngineCounters(
                 urls(job, site, Component.ROLLOUT),
-                token_file=site.layout.token,
-                lines=site.layout.engines,
+                token=token_in(site.layout.token),
+                write=partial(append_line, site.layout.engines),
                 clock=SystemClock(),
             )
             counting = going_on(companions.counters.run(), "engine counters")
             await stack.enter_async_context(counting)
         if is_srt(job) and job.spec.run_ahead.enabled:
-            controller = await stack.enter_async_context(run_ahead(job, site))
+            is_new = job.spec.tree_cache.cache.redis is not None  # what an earlier run left there
+            controller = await stack.enter_async_context(
+                run_ahead(
+                    job.spec,
+                    local_place(job, site),
+                    write=partial(append_line, site.layout.bubbles),
+                    is_new=is_new,
+                )
+            )
             companions.controller = controller
             controlling = going_on(controller.run(), "run-ahead controller")
             await stack.enter_async_context(controlling)

@@ -52,7 +52,7 @@ def arms_of(layout: RunLayout) -> Mapping[str, RunLayout]:
 
 def is_srt(job: SRTJob) -> bool:
     """Whether the job drafts."""
-    return job.spec.rollout.template.drafter.enabled
+    return job.spec.rollout.pool.drafter.enabled
 
 
 def _summary(arm: RunLayout, *, is_srt: bool) -> Summary:

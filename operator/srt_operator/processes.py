@@ -55,6 +55,8 @@ class ProcessStatus:
     """When ``lifecycle`` last changed, in seconds of the clock that plans are made by."""
     exit_code: int | None = None
     """Of an exited process; negative: the signal that ended it."""
+    detail: str = ""
+    """What keeps it from being ready, for people."""
 
     @property
     def is_alive(self) -> bool:
@@ -72,6 +74,8 @@ class Observed:
     conditions: Sequence[Condition] = ()
     is_deleting: bool = False
     """The job is to go away: stop everything."""
+    is_cancelled: bool = False
+    """A user gave the job up: it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,11 @@ class Member:
 
 def members(spec: SRTJobSpec) -> tuple[Member, ...]:
     """The processes of a job, in the order they start."""
-    template = spec.rollout.template
+    template = spec.rollout.pool
     has_drafter = template.drafter.enabled
     numbers = {
-        Component.SERVER: 1 if spec.tree_cache.template.redis is None else 0,
-        Component.TREE_CACHE: spec.tree_cache.template.replicas if has_drafter else 0,
+        Component.SERVER: 1 if spec.tree_cache.cache.redis is None else 0,
+        Component.TREE_CACHE: spec.tree_cache.cache.replicas if has_drafter else 0,
         Component.ROLLOUT: template.replicas,
         Component.RUN_AHEAD: template.replicas if has_drafter and spec.run_ahead.enabled else 0,
         Component.TRAINER: 1,

@@ -15,6 +15,9 @@ _SUFFIXES: Final = {
 }
 _QUANTITY: Final = re.compile(r"([0-9]{1,18})([KMGTP]i|[kMGTP])?")
 
+PATTERN: Final = f"^{_QUANTITY.pattern}$"
+"""Of a quantity given as text."""
+
 ALLOWED: Final = "bytes as a whole number, or with a suffix such as 256Mi or 2G"
 
 
@@ -40,3 +43,9 @@ def format_bytes(num_bytes: int) -> str:
         if num_bytes and num_bytes % unit == 0:
             return f"{num_bytes // unit}{letter}i"
     return str(num_bytes)
+
+
+def as_text(value: object) -> object:
+    """A quantity given as a bare number, as text; anything else as it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from srt_operator import fields, quantities
+from srt_operator.caches import TreeCache, TreeCacheSpec
+from srt_operator.pools import RolloutPool, RolloutPoolSpec
+from srt_operator.resource_parts import Metadata
 from srt_operator.resources import SRTJob, SRTJobSpec
 
 _HEAD = "<!-- Made by `python -m srt_operator.reference docs/reference`; do not edit. -->\n"
@@ -23,15 +27,33 @@ _HEAD = "<!-- Made by `python -m srt_operator.reference docs/reference`; do not 
 
 def srtjob_page() -> str:
     """Every field of an SRTJob: what it is, what it accepts, its default."""
+    told = (
+        "The file that `srt run` and `srt submit` take. `--set spec.algorithm.steps=20` overrides "
+        "any field. Unknown fields are refused.\n",
+    )
+    return _page(SRTJob, SRTJobSpec, told)
+
+
+def pool_page() -> str:
+    """Every field of a RolloutPool."""
+    return _page(RolloutPool, RolloutPoolSpec, (_sentence_of(RolloutPool.__doc__),))
+
+
+def cache_page() -> str:
+    """Every field of a TreeCache."""
+    return _page(TreeCache, TreeCacheSpec, (_sentence_of(TreeCache.__doc__),))
+
+
+def _page(resource: type[BaseModel], spec: type[BaseModel], told: tuple[str, ...]) -> str:
+    kind = resource.__name__
     lines = [
         _HEAD,
-        "# SRTJob\n",
-        "The file that `srt run` takes. `--set spec.algorithm.steps=20` overrides any field. "
-        "Unknown fields are refused.\n",
-        "`apiVersion: srt-rl.dev/v1alpha1`, `kind: SRTJob`, `metadata.name` and the fields marked "
+        f"# {kind}\n",
+        *told,
+        f"`apiVersion: srt-rl.dev/v1alpha1`, `kind: {kind}`, `metadata.name` and the fields marked "
         "*required* must be given.\n",
     ]
-    for name, field in fields.by_alias(SRTJobSpec).items():
+    for name, field in fields.by_alias(spec).items():
         nested = fields.submodel(field.annotation)
         lines += [f"\n## spec.{name}\n", _sentence(field), "\n"]
         if nested is None:
@@ -39,12 +61,13 @@ def srtjob_page() -> str:
         else:
             rows = fields.walk(nested, f"spec.{name}.")
             lines += [_TABLE, *(_row(path, inner) for path, inner in rows if _is_leaf(inner))]
-    metadata = fields.by_alias(SRTJob)["metadata"]
-    model = fields.submodel(metadata.annotation)
-    assert model is not None
     lines += ["\n## metadata\n", "\n", _TABLE]
-    lines += [_row(path, inner) for path, inner in fields.walk(model, "metadata.")]
+    lines += [_row(path, inner) for path, inner in fields.walk(Metadata, "metadata.")]
     return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+
+
+def _sentence_of(docstring: str | None) -> str:
+    return " ".join((docstring or "").split()) + "\n"
 
 
 def cli_page() -> str:
@@ -108,10 +131,12 @@ def _shown(field: FieldInfo, value: Any) -> str:
 
 
 def main() -> None:
-    """Write both pages into the folder given."""
+    """Write every page into the folder given."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "srtjob.md").write_text(srtjob_page())
+    (folder / "rolloutpool.md").write_text(pool_page())
+    (folder / "treecache.md").write_text(cache_page())
     (folder / "cli.md").write_text(cli_page())
 
 

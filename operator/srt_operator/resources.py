@@ -8,34 +8,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, model_validator
 
-from srt_operator import quantities, rules
-
-API_VERSION: Final = "srt-rl.dev/v1alpha1"
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """What a field accepts, in words, where its type alone does not say it well."""
-
-    text: str
-
-
-Bytes = Annotated[
-    int,
-    BeforeValidator(quantities.parse_bytes),
-    PlainSerializer(quantities.format_bytes, return_type=str),
-    Allowed(quantities.ALLOWED),
-]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Words = Annotated[tuple[str, ...], Field(strict=False, max_length=64)]
+from srt_operator import rules
+from srt_operator.caches import TreeCacheTemplate
+from srt_operator.pools import ModelSpec, RolloutTemplate
+from srt_operator.resource_parts import (
+    Allowed,
+    Count,
+    Fraction,
+    Metadata,
+    ObjectName,
+    Part,
+    PodTemplate,
+    Reference,
+    Seconds,
+)
 
 _DATASET_URI: Final = r"^(reasoning-gym|hf|file)://[A-Za-z0-9._/@:?&=%,+~-]+$"
 DatasetURI = Annotated[
@@ -43,47 +33,6 @@ DatasetURI = Annotated[
     Field(max_length=512, pattern=_DATASET_URI),
     Allowed("reasoning-gym://TASK?seed=..&size=.., hf://NAME or file://PATH (JSONL, parquet)"),
 ]
-
-
-class Part(BaseModel):
-    """Base of every part of a job."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=to_camel,
-        use_attribute_docstrings=True,
-        serialize_by_alias=True,
-    )
-
-
-class Metadata(Part):
-    """Who the job is. Labels and annotations are the cluster's; a local run carries them along."""
-
-    name: Annotated[
-        str,
-        Field(max_length=40, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"),
-        Allowed("1 to 40 lower-case letters, digits and dashes, no dash at an end"),
-    ]
-    """Names the run folder and, in a cluster, the children; at most 40 characters."""
-    namespace: Annotated[str, Field(max_length=63)] | None = None
-    """Namespace in a cluster; a local run ignores it."""
-    labels: dict[str, str] = Field(default_factory=dict)
-    """Labels in a cluster."""
-    annotations: dict[str, str] = Field(default_factory=dict)
-    """Annotations in a cluster."""
-
-
-class ModelSpec(Part):
-    """The policy before the first step."""
-
-    uri: Annotated[
-        str,
-        Field(max_length=512, pattern=r"^(file|hf)://[A-Za-z0-9._/@:~-]+$"),
-        Allowed("file://PATH or hf://ORGANISATION/NAME"),
-    ]
-    """Model folder with its tokenizer. ``/data/examples`` stands for the installed examples."""
 
 
 class DatasetSpec(Part):
@@ -203,7 +152,10 @@ class StorageSpec(Part):
     """Where a run leaves its files."""
 
     path: Annotated[str, Field(min_length=1, max_length=512)] = "runs"
-    """The run folder is ``<path>/<metadata.name>``."""
+    """The run folder is ``<path>/<metadata.name>``; in a cluster, below the claim's root."""
+    claim_name: ObjectName | None = None
+    """Claim of the namespace that run folder and weights lie on, in a cluster; absent: weights
+    travel over HTTP, and what the trainer wrote goes with its pod."""
     checkpoint_every_steps: Count = 50
     """Optimizer steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
@@ -217,92 +169,38 @@ class TrainerSpec(Part):
     """Machines; more than one is not built yet."""
     proc_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes on each; more than one is not built yet."""
-
-
-class EngineSpec(Part):
-    """One vLLM engine."""
-
-    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Rollouts decoded at a time, both lanes together."""
-    max_model_len: Annotated[int, Field(ge=16, le=16_777_216)]
-    """Prompt and response tokens of one rollout."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Of weights and activations; absent: as the trainer's."""
-    kv_cache_memory: Annotated[Bytes, Field(ge=2**24)] | None = None
-    """KV cache of one engine; absent: vLLM decides."""
-    extra_args: Words = ()
-    """More vLLM flags; those that would break safety are refused by the engine."""
-
-
-class DrafterSpec(Part):
-    """Drafting from the trees."""
-
-    enabled: bool = True
-    """False: stock vLLM, no tree cache, no run-ahead."""
-    max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = 16
-    """Longest draft of one rollout in one step; how much of it is used follows step time."""
-    max_tree_bytes: Annotated[Bytes, Field(ge=2**20)] = 2**30
-    """Trees held by one engine."""
-
-
-class RolloutTemplate(Part):
-    """A pool of equal engines."""
-
-    replicas: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Engines."""
-    engine: EngineSpec
-    """Each engine."""
-    drafter: DrafterSpec = DrafterSpec()
-    """Each engine's drafter."""
-    drain_seconds: Seconds = 10.0
-    """Policy rollouts may finish this long after a pod is told to stop."""
+    pod_template: PodTemplate = PodTemplate()
+    """Its pods in a cluster; a local run ignores it."""
 
 
 class RolloutSpec(Part):
-    """Where rollouts are sampled."""
+    """Where rollouts are sampled: exactly one of both."""
 
-    template: RolloutTemplate
+    template: RolloutTemplate | None = None
     """The pool this job owns."""
+    pool_ref: Reference | None = None
+    """A RolloutPool of the namespace that this job uses; in a cluster only."""
+
+    @property
+    def pool(self) -> RolloutTemplate:
+        """The engines. A reference must have been resolved (`with_references`)."""
+        assert self.template is not None, "poolRef is not resolved"
+        return self.template
 
 
-class RetentionSpec(Part):
-    """What the shared trees keep."""
+class JobTreeCacheSpec(Part):
+    """Where trees are shared: at most one of both; neither: a template with its defaults."""
 
-    max_bytes: Annotated[Bytes, Field(ge=2**20)] = 2**30
-    """Trees of one replica; least useful prompts go first."""
-    rollouts_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 128
-    """Rollouts kept of one prompt; the least useful go first."""
-
-
-class RedisSpec(Part):
-    """A Redis-protocol server of one's own."""
-
-    endpoint: Annotated[
-        str,
-        Field(max_length=512, pattern=r"^(redis|rediss|unix)://\S+$"),
-        Allowed("redis://, rediss:// or unix:// URL"),
-    ]
-    """Absent in a local run: one is started."""
-
-
-class TreeCacheTemplate(Part):
-    """The tree cache this job owns."""
-
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that hold the trees, compact the log and answer queries."""
-    shards: Literal[16, 32, 64, 128, 256, 512, 1024] = 256
-    """Streams of the update log; fixed for the life of a run."""
-    retention: RetentionSpec = RetentionSpec()
-    """What stays."""
-    redis: RedisSpec | None = None
-    """Where log and snapshots live."""
-
-
-class TreeCacheSpec(Part):
-    """Where trees are shared."""
-
-    template: TreeCacheTemplate = TreeCacheTemplate()
+    template: TreeCacheTemplate | None = None
     """The cache this job owns."""
+    cache_ref: Reference | None = None
+    """A TreeCache of the namespace that this job shares; in a cluster only."""
+
+    @property
+    def cache(self) -> TreeCacheTemplate:
+        """The cache. A reference must have been resolved (`with_references`)."""
+        assert self.cache_ref is None or self.template is not None, "cacheRef is not resolved"
+        return self.template or TreeCacheTemplate()
 
 
 class BubbleSpec(Part):
@@ -373,14 +271,20 @@ class SRTJobSpec(Part):
     """The training processes."""
     rollout: RolloutSpec
     """The rollout engines."""
-    tree_cache: TreeCacheSpec = TreeCacheSpec()
+    tree_cache: JobTreeCacheSpec = JobTreeCacheSpec()
     """The shared trees."""
     run_ahead: RunAheadSpec = RunAheadSpec()
     """What engines do in bubbles."""
     telemetry: TelemetrySpec = TelemetrySpec()
     """Traces and sinks."""
+    managed_by: Literal["srt-rl.dev/srt-operator", "kueue.x-k8s.io/multikueue"] = (
+        "srt-rl.dev/srt-operator"
+    )
+    """Who looks after the job in a cluster; a job that is somebody else's is left alone."""
     suspend: bool = False
     """True: nothing runs; what ran is stopped."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seconds after its end in which a cluster deletes the job; absent: it stays."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """The job fails when it has been active this long."""
     backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
@@ -397,7 +301,5 @@ class SRTJob(Part):
 
     @model_validator(mode="after")
     def _rules_between_fields_hold(self) -> Self:
-        document = self.model_dump(mode="python", by_alias=True)
-        if faults := rules.broken(document, skip=frozenset()):
-            raise ValueError("\n".join(faults))
+        rules.check(self.model_dump(mode="python", by_alias=True))
         return self

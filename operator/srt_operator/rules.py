@@ -1,6 +1,8 @@
-"""Rules between fields of an SRTJob. Pure; later also the source of the CRD's CEL rules.
+"""Rules between fields of the resources, and what a resource keeps for life. Pure.
 
-* A rule names the fields it reads, so that it is left out where one of them is faulty by itself.
+* One table: each rule holds its Python and its CEL form side by side; a contract test feeds both
+  the same objects, the CEL form through a real API server.
+* A rule names the fields it reads, so that it is left out where one of them is faulty or absent.
 * A broken rule is one sentence: the field, its value, what is allowed.
 """
 
@@ -11,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 Document = Mapping[str, Any]
-"""A job as plain data under its camelCase names, defaults filled in."""
+"""A resource as plain data under its camelCase names, defaults filled in."""
+
+_ABSENT: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,67 +27,253 @@ class Rule:
     """Called with the values of ``fields``."""
     allowed: str
     """May name ``{1}``, ``{2}``, ... for the values of the other fields."""
+    cel: str
+    """The same condition in CEL; ``{0}``, ``{1}``, ... stand for the fields."""
+    shows_value: bool = True
+    """False where the value is too long for a sentence."""
 
 
 _ENGINE: Final = "spec.rollout.template.engine."
 _BUBBLE: Final = "spec.runAhead.bubble."
 _LONGEST: Final = ("spec.sampling.maxPromptTokens", "spec.sampling.maxResponseTokens")
+_UNSAFE_FLAGS: Final = ("--trust-remote-code", "--api-key", "--trust_remote_code", "--api_key")
 
-RULES: Final[Sequence[Rule]] = (
-    Rule(("spec.trainer.nodes",), lambda nodes: nodes == 1, "1 (more are not built yet)"),
-    Rule(("spec.trainer.procPerNode",), lambda procs: procs == 1, "1 (more are not built yet)"),
+
+def _is_own(name: str, *, prefix: str) -> bool:
+    return name.startswith(prefix)
+
+
+def _num_sources(volume: Mapping[str, Any]) -> int:
+    sources = ("emptyDir", "persistentVolumeClaim", "configMap")
+    return sum(volume.get(source) is not None for source in sources)
+
+
+def _is_below_srt(mount: Mapping[str, Any]) -> bool:
+    path = str(mount.get("mountPath"))
+    return path == "/srt" or path.startswith("/srt/")
+
+
+def _engine_rules(engine: str) -> Sequence[Rule]:
+    """What any pool of engines keeps to."""
+    return (
+        Rule(
+            (engine + "extraArgs",),
+            lambda words: not any(word.startswith(_UNSAFE_FLAGS) for word in words),
+            "flags that neither run a model's own code nor change who may ask the engine",
+            "{0}.all(a, !(" + " || ".join(f"a.startsWith('{f}')" for f in _UNSAFE_FLAGS) + "))",
+            shows_value=False,
+        ),
+    )
+
+
+def _pod_rules(template: str) -> Sequence[Rule]:
+    """What any pod template keeps to."""
+    return (
+        Rule(
+            (template + "env",),
+            lambda env: not any(_is_own(e["name"], prefix="SRT_") for e in env),
+            "names that do not begin with SRT_, which are the suite's own settings",
+            "{0}.all(e, !e.name.startsWith('SRT_'))",
+            shows_value=False,
+        ),
+        Rule(
+            (template + "volumes",),
+            lambda volumes: all(_num_sources(volume) == 1 for volume in volumes),
+            "exactly one of emptyDir, persistentVolumeClaim and configMap for each volume",
+            "{0}.all(v, (has(v.emptyDir) ? 1 : 0) + (has(v.persistentVolumeClaim) ? 1 : 0) + "
+            "(has(v.configMap) ? 1 : 0) == 1)",
+            shows_value=False,
+        ),
+        Rule(
+            (template + "volumes",),
+            lambda volumes: not any(_is_own(v["name"], prefix="srt-") for v in volumes),
+            "names that do not begin with srt-, which are the suite's own volumes",
+            "{0}.all(v, !v.name.startsWith('srt-'))",
+            shows_value=False,
+        ),
+        Rule(
+            (template + "volumeMounts",),
+            lambda mounts: not any(map(_is_below_srt, mounts)),
+            "paths that are not below /srt, where the suite's own files lie",
+            "{0}.all(m, m.mountPath != '/srt' && !m.mountPath.startsWith('/srt/'))",
+            shows_value=False,
+        ),
+    )
+
+
+_SRTJOB_RULES: Final[Sequence[Rule]] = (
+    Rule(
+        ("spec.trainer.nodes",),
+        lambda nodes: nodes == 1,
+        "1 (more are not built yet)",
+        "{0} == 1",
+    ),
+    Rule(
+        ("spec.trainer.procPerNode",),
+        lambda procs: procs == 1,
+        "1 (more are not built yet)",
+        "{0} == 1",
+    ),
     Rule(
         ("spec.algorithm.rolloutsPerPrompt", "spec.algorithm.type"),
         lambda group_size, kind: kind != "GRPO" or group_size >= 2,
         "2 or more with {1}, which compares the rollouts of a group",
+        "{1} != 'GRPO' || {0} >= 2",
     ),
     Rule(
         ("spec.algorithm.grpo.epsilonHigh", "spec.algorithm.grpo.epsilon"),
         lambda high, low: high is None or high >= low,
         "{1} (epsilon) or more",
+        "!has({0}) || {0} >= {1}",
+    ),
+    Rule(
+        ("spec.rollout.poolRef", "spec.rollout.template"),
+        lambda reference, template: (reference is None) != (template is None),
+        "exactly one of spec.rollout.template and spec.rollout.poolRef",
+        "has({0}) != has({1})",
+        shows_value=False,
+    ),
+    Rule(
+        ("spec.treeCache.cacheRef", "spec.treeCache.template"),
+        lambda reference, template: reference is None or template is None,
+        "one of spec.treeCache.template and spec.treeCache.cacheRef",
+        "!(has({0}) && has({1}))",
+        shows_value=False,
     ),
     Rule(
         (_ENGINE + "maxModelLen", *_LONGEST),
         lambda length, prompt, response: length >= prompt + response,
         "maxPromptTokens + maxResponseTokens ({1} + {2}) or more",
+        "{0} >= {1} + {2}",
     ),
     Rule(
         ("spec.optimizer.maxTokensPerMicroBatch", *_LONGEST),
         lambda tokens, prompt, response: tokens >= prompt + response,
         "maxPromptTokens + maxResponseTokens ({1} + {2}) or more",
+        "{0} >= {1} + {2}",
     ),
     Rule(
         ("spec.runAhead.reserveSlots", _ENGINE + "maxNumSeqs", "spec.runAhead.enabled"),
         lambda slots, rows, enabled: not enabled or slots < rows,
         "less than the engine's maxNumSeqs ({1})",
+        "!{2} || {0} < {1}",
     ),
     Rule(
         (_BUBBLE + "openBelow", _BUBBLE + "closeAbove"),
         lambda below, above: below < above,
         "less than closeAbove ({1})",
+        "{0} < {1}",
     ),
+    *_engine_rules(_ENGINE),
+    *_pod_rules("spec.trainer.podTemplate."),
+    *_pod_rules("spec.rollout.template.podTemplate."),
 )
 
+_ROLLOUT_POOL_RULES: Final[Sequence[Rule]] = (
+    Rule(
+        ("spec.treeCacheRef", "spec.drafter.enabled"),
+        lambda reference, enabled: reference is not None or not enabled,
+        "the name of a TreeCache, or spec.drafter.enabled false",
+        "has({0}) || !{1}",
+        shows_value=False,
+    ),
+    Rule(
+        ("spec.runAhead.reserveSlots", "spec.engine.maxNumSeqs", "spec.runAhead.enabled"),
+        lambda slots, rows, enabled: not enabled or slots < rows,
+        "less than the engine's maxNumSeqs ({1})",
+        "!{2} || {0} < {1}",
+    ),
+    *_engine_rules("spec.engine."),
+    *_pod_rules("spec.podTemplate."),
+)
 
-def broken(document: Document, *, skip: frozenset[str]) -> list[str]:
-    """A sentence for each rule that ``document`` breaks, but for rules on a field in ``skip``."""
+RULES: Final[Mapping[str, Sequence[Rule]]] = {
+    "SRTJob": _SRTJOB_RULES,
+    "RolloutPool": _ROLLOUT_POOL_RULES,
+    "TreeCache": (),
+}
+"""By kind."""
+
+FIXED: Final[Mapping[str, Sequence[str]]] = {
+    "SRTJob": (
+        "spec.model",
+        "spec.dataset",
+        "spec.sampling",
+        "spec.algorithm.type",
+        "spec.algorithm.promptsPerStep",
+        "spec.algorithm.rolloutsPerPrompt",
+        "spec.algorithm.seed",
+        "spec.treeCache.template.shards",
+        "spec.treeCache.cacheRef",
+        "spec.rollout.poolRef",
+        "spec.storage.path",
+        "spec.storage.claimName",
+        "spec.managedBy",
+    ),
+    "RolloutPool": ("spec.model", "spec.treeCacheRef"),
+    "TreeCache": ("spec.shards",),
+}
+"""What a resource keeps for life, by kind."""
+
+GROWING: Final[Mapping[str, Sequence[str]]] = {
+    "SRTJob": ("spec.algorithm.steps",),
+    "RolloutPool": (),
+    "TreeCache": (),
+}
+"""What may only grow, by kind."""
+
+
+def broken(kind: str, document: Document, *, skip: frozenset[str]) -> list[str]:
+    """A sentence for each rule that ``document`` breaks, but for rules on what is in ``skip``."""
     faults = []
-    for rule in RULES:
-        if any(_is_below(field, path) for field in rule.fields for path in skip):
+    for rule in RULES[kind]:
+        if any(_overlap(field, path) for field in rule.fields for path in skip):
             continue
         values = [_value(document, field) for field in rule.fields]
-        if not rule.holds(*values):
+        if _ABSENT not in values and not rule.holds(*values):
             allowed = rule.allowed.format(*values)
-            faults.append(f"{rule.fields[0]} is {values[0]!r}: allowed is {allowed}")
+            shown = f" is {values[0]!r}" if rule.shows_value else ""
+            faults.append(f"{rule.fields[0]}{shown}: allowed is {allowed}")
     return faults
 
 
-def _is_below(field: str, path: str) -> bool:
-    return field == path or field.startswith(path + ".")
+def check(document: Document) -> None:
+    """Raise ValueError with a sentence for each rule that ``document`` breaks."""
+    if faults := broken(document["kind"], document, skip=frozenset()):
+        raise ValueError("\n".join(faults))
+
+
+def changes(before: Document, after: Document, *, skip: frozenset[str] = frozenset()) -> list[str]:
+    """A sentence for each change from ``before`` to ``after`` that a resource does not allow."""
+    kind = before["kind"]
+    faults = [
+        f"{path} is {_shown(after, path)}: allowed is {_shown(before, path)}, as it was begun"
+        for path in FIXED[kind]
+        if path not in skip and _value(before, path) != _value(after, path)
+    ]
+    faults += [
+        f"{path} is {_shown(after, path)}: allowed is {_shown(before, path)} or more, "
+        "as it was begun"
+        for path in GROWING[kind]
+        if _value(after, path) < _value(before, path)
+    ]
+    return faults
+
+
+def _shown(document: Document, path: str) -> str:
+    value = _value(document, path)
+    return "absent" if value is _ABSENT or value is None else repr(value)
+
+
+def _overlap(field: str, path: str) -> bool:
+    return field == path or field.startswith(path + ".") or path.startswith(field + ".")
 
 
 def _value(document: Document, path: str) -> Any:
+    """`_ABSENT` where a part on the way is absent."""
     value: Any = document
     for name in path.split("."):
-        value = value[name]
+        if value is None:
+            return _ABSENT
+        value = value.get(name)
     return value

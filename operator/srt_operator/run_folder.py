@@ -11,21 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from srt_common.errors import ConfigurationError
+from srt_operator import rules
 from srt_operator.job_file import dump_job, load_job
 from srt_operator.layout import RunLayout
 from srt_operator.resources import SRTJob
 
-FIXED: Final = (
-    "spec.model",
-    "spec.dataset",
-    "spec.sampling",
-    "spec.algorithm.type",
-    "spec.algorithm.promptsPerStep",
-    "spec.algorithm.rolloutsPerPrompt",
-    "spec.algorithm.seed",
-    "spec.treeCache.template.shards",
-)
-"""What a run keeps for life."""
+_MAY_MOVE: Final = frozenset({"spec.storage.path"})
+"""Of what a cluster fixes: a local run is where its folder is."""
 
 
 def open_folder(job: SRTJob, layout: RunLayout, *, resume: bool, fresh: bool) -> None:
@@ -62,26 +54,9 @@ def _check_same(job: SRTJob, layout: RunLayout) -> None:
     if not layout.job.exists():
         return
     before, after = _plain(load_job(layout.job.read_text())), _plain(job)
-    faults = [
-        f"{path} is {_at(after, path)!r}: allowed is {_at(before, path)!r}, as the run was begun"
-        for path in FIXED
-        if _at(before, path) != _at(after, path)
-    ]
-    steps = "spec.algorithm.steps"
-    if _at(after, steps) < _at(before, steps):
-        faults.append(
-            f"{steps} is {_at(after, steps)}: allowed is {_at(before, steps)} or more, "
-            "as the run was begun"
-        )
-    if faults:
+    if faults := rules.changes(before, after, skip=_MAY_MOVE):
         raise ConfigurationError(faults=faults)
 
 
 def _plain(job: SRTJob) -> dict[str, Any]:
     return job.model_dump(mode="json", by_alias=True)
-
-
-def _at(document: Any, path: str) -> Any:
-    for name in path.split("."):
-        document = document[name]
-    return document

@@ -1,6 +1,7 @@
 """One behaviour suite for every back end of the operator: what `Backend` promises.
 
-Local processes are real ones under their guardians; the other implementation is in memory.
+Local processes are real ones under their guardians; those of the static back end are seen or not
+seen; the third implementation is in memory.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from srt_common.clock import SystemClock
 from srt_operator.backends.base import Backend
 from srt_operator.backends.local import LocalBackend
+from srt_operator.backends.static import Sight, StaticBackend
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.process import LocalProcess
 from srt_operator.processes import Component, Lifecycle, Member, ProcessStatus
@@ -73,7 +76,25 @@ class LocalStage:
         file.with_suffix(".new").rename(file)
 
 
-@pytest.fixture(params=["local", "memory"])
+class StaticStage:
+    """Processes that somebody else runs: they are seen, or not, or have finished."""
+
+    def __init__(self) -> None:
+        self._sights: dict[str, Sight] = {}
+        looks = {name: partial(self._look, name) for name in ("server", "trainer")}
+        self.backend = StaticBackend(looks, clock=SystemClock(), lost_after_seconds=0.1)
+
+    async def _look(self, name: str) -> Sight:
+        return self._sights.get(name, Sight.ABSENT)
+
+    async def ready(self, name: str) -> None:
+        self._sights[name] = Sight.READY
+
+    async def end(self, name: str, exit_code: int) -> None:
+        self._sights[name] = Sight.FINISHED if exit_code == 0 else Sight.ABSENT
+
+
+@pytest.fixture(params=["local", "memory", "static"])
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     async def nothing(_name: str) -> None: ...
 
@@ -82,6 +103,11 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         local = LocalBackend(site.describe, site.layout, clock=SystemClock())
         yield Stage(local, nothing, site.order)
         await local.close()
+        return
+    if request.param == "static":
+        given = StaticStage()
+        yield Stage(given.backend, given.ready, given.end)
+        await given.backend.close()
         return
     memory = MemoryBackend(SystemClock())
 
@@ -110,8 +136,16 @@ async def test_the_exit_status_of_a_process_is_seen(stage: Stage) -> None:
     await stage.backend.apply([Start(TRAINER)])
     await stage.make_ready("trainer")
     await stage.until("trainer", Lifecycle.READY)
-    await stage.make_end("trainer", 3)
-    assert (await stage.until("trainer", Lifecycle.EXITED)).exit_code == 3
+    await stage.make_end("trainer", 1)
+    assert (await stage.until("trainer", Lifecycle.EXITED)).exit_code == 1
+
+
+async def test_a_trainer_that_has_done_its_work_has_status_0(stage: Stage) -> None:
+    await stage.backend.apply([Start(TRAINER)])
+    await stage.make_ready("trainer")
+    await stage.until("trainer", Lifecycle.READY)
+    await stage.make_end("trainer", 0)
+    assert (await stage.until("trainer", Lifecycle.EXITED)).exit_code == 0
 
 
 async def test_starts_of_a_process_are_counted(stage: Stage) -> None:
@@ -147,6 +181,7 @@ async def test_times_of_changes_are_told(stage: Stage) -> None:
 
 async def test_waiting_ends_with_a_change_or_in_time(stage: Stage) -> None:
     await stage.backend.apply([Start(SERVER)])
+    await stage.make_ready("server")
     async with asyncio.timeout(PATIENCE_SECONDS):
         await stage.backend.wait_for_change(60.0)
         await stage.backend.wait_for_change(0.05)

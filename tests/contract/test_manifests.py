@@ -16,7 +16,13 @@ from srt_common.telemetry.setup import TelemetrySettings
 from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
-from srt_operator.manifests.process import HttpReadiness, LocalProcess, ServerReadiness, Site
+from srt_operator.manifests.process import (
+    Endpoint,
+    HttpReadiness,
+    LocalProcess,
+    LocalSite,
+    ServerReadiness,
+)
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob
 from srt_rollout.settings import RolloutSettings
@@ -29,11 +35,20 @@ from support.jobs import make_job
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
-SITE = Site(
+SITE = LocalSite(
     python="/usr/bin/python3",
     layout=RunLayout(Path("/runs/sums")),
     model=Path("/models/tiny"),
-    ports={"tree-cache-0": 8100, "rollout-0": 8000, "rollout-1": 8001},
+    job_id="sums",
+    job_name="sums",
+    cache_id="sums",
+    endpoints={
+        "tree-cache-0": Endpoint("127.0.0.1", 8100),
+        "rollout-0": Endpoint("127.0.0.1", 8000),
+        "rollout-1": Endpoint("127.0.0.1", 8001),
+    },
+    telemetry=Path("/runs/sums/telemetry"),
+    cache_token=Path("/runs/sums/private/token"),
     server_command=("valkey-server", "--port", "0"),
     server_url="unix:///runs/sums/private/redis.sock",
     broker_url="redis+socket:///runs/sums/private/redis.sock",
@@ -42,7 +57,7 @@ SITE = Site(
 )
 
 
-def process(name: str, job: SRTJob, site: Site = SITE) -> LocalProcess:
+def process(name: str, job: SRTJob, site: LocalSite = SITE) -> LocalProcess:
     [member] = [member for member in members(job.spec) if member.name == name]
     return local_process(job, site, member)
 
@@ -164,12 +179,14 @@ def test_a_trainer_of_stock_engines_publishes_no_window() -> None:
     assert parse_settings(json.loads(text)).cache is None
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("tiny-*/*.yaml")), ids=lambda path: path.name)
 def test_every_example_makes_settings_that_all_processes_accept(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = load_job(path.read_text())
-    site = replace(SITE, ports={member.name: 8000 for member in members(job.spec)})
+    site = replace(
+        SITE, endpoints={member.name: Endpoint("127.0.0.1", 8000) for member in members(job.spec)}
+    )
     kinds: dict[Component, type[ServiceSettings]] = {
         Component.TREE_CACHE: TreeCacheSettings,
         Component.ROLLOUT: RolloutSettings,

@@ -24,7 +24,7 @@ from srt_common.errors import ConfigurationError
 from srt_operator.backends.local import write_private
 from srt_operator.backends.models import local_folder
 from srt_operator.layout import RunLayout
-from srt_operator.manifests.process import Site, serving
+from srt_operator.manifests.process import Endpoint, LocalSite, serving
 from srt_operator.resources import SRTJob
 
 LOCK_PATIENCE_SECONDS: Final = 10.0
@@ -64,34 +64,45 @@ def _try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def prepared(job: SRTJob, layout: RunLayout) -> Iterator[Site]:
+def prepared(job: SRTJob, layout: RunLayout) -> Iterator[LocalSite]:
     """Folders, secrets and addresses of a run; secrets of an earlier start are kept.
 
     Raises:
         ConfigurationError: no model, or no Redis-protocol server to be had.
     """
+    furnish(layout)
+    with _scratch(layout) as scratch:
+        yield site_of(job, layout, scratch=scratch)
+
+
+def furnish(layout: RunLayout) -> None:
+    """Make the folders and the secrets that are not there yet."""
     for folder in (layout.logs, layout.telemetry, layout.weights, layout.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     layout.private.mkdir(mode=0o700, exist_ok=True)
     for file in (layout.token, layout.cache_secret):
         if not file.exists():
             write_private(file, secrets.token_hex(32))
-    with _scratch(layout) as scratch:
-        yield site_of(job, layout, scratch=scratch)
 
 
-def site_of(job: SRTJob, layout: RunLayout, *, scratch: Path) -> Site:
+def site_of(job: SRTJob, layout: RunLayout, *, scratch: Path) -> LocalSite:
     """What the processes of a run would find, made without touching anything.
 
     Raises:
         ConfigurationError: no model, or no Redis-protocol server to be had.
     """
     command, url, broker_url = _server(job, layout, scratch / "redis.sock")
-    return Site(
+    ports = free_ports([member.name for member in serving(job)])
+    return LocalSite(
         python=sys.executable,
         layout=layout,
         model=local_folder(job.spec.model.uri),
-        ports=free_ports([member.name for member in serving(job)]),
+        job_id=job.metadata.name,
+        job_name=job.metadata.name,
+        cache_id=job.metadata.name,
+        endpoints={name: Endpoint("127.0.0.1", port) for name, port in ports.items()},
+        telemetry=layout.telemetry,
+        cache_token=layout.token,
         server_command=command,
         server_url=url,
         broker_url=broker_url,
@@ -113,7 +124,7 @@ def _server(
     job: SRTJob, layout: RunLayout, server_socket: Path
 ) -> tuple[tuple[str, ...], str, str]:
     """Command (empty: somebody else runs it), URL, and URL for Celery."""
-    cache = job.spec.tree_cache.template
+    cache = job.spec.tree_cache.cache
     if cache.redis is not None:
         url = cache.redis.endpoint
         return (), url, url.replace("unix://", "redis+socket://")
@@ -155,4 +166,4 @@ def _engine_threads(job: SRTJob) -> int | None:
     """An even share of the cores, or None where engines find an accelerator."""
     if Path("/dev/nvidiactl").exists():
         return None
-    return max(1, (os.cpu_count() or 1) // job.spec.rollout.template.replicas)
+    return max(1, (os.cpu_count() or 1) // job.spec.rollout.pool.replicas)

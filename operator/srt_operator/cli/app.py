@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import typer
 
-from srt_operator.cli import inspect, run, tools
+from srt_operator.cli import cluster, inspect, run, tools
 
 HELP: Final = """Reinforcement learning with rollouts drafted from what was sampled before.
 
@@ -24,8 +24,27 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
             "srt run job.yaml --dry-run",
         ),
     ),
-    "get": (inspect.get, ("srt get runs/tiny-math",)),
-    "logs": (inspect.logs, ("srt logs runs/tiny-math", "srt logs runs/tiny-math trainer -f")),
+    "submit": (
+        cluster.submit,
+        ("srt submit job.yaml -n team", "srt submit job.yaml --dry-run -o yaml"),
+    ),
+    "get": (
+        inspect.get,
+        ("srt get runs/tiny-math", "srt get -n team -o wide", "srt get tiny-math -o yaml"),
+    ),
+    "watch": (cluster.watch, ("srt watch tiny-math -n team",)),
+    "logs": (
+        inspect.logs,
+        (
+            "srt logs runs/tiny-math",
+            "srt logs runs/tiny-math trainer -f",
+            "srt logs tiny-math rollout-0 -n team",
+        ),
+    ),
+    "suspend": (cluster.suspend, ("srt suspend tiny-math -n team",)),
+    "resume": (cluster.resume, ("srt resume tiny-math -n team",)),
+    "cancel": (cluster.cancel, ("srt cancel tiny-math -n team",)),
+    "delete": (cluster.delete, ("srt delete tiny-math -n team",)),
     "report": (tools.report, ("srt report runs/tiny-math",)),
     "doctor": (tools.doctor, ("srt doctor",)),
     "verify": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from srt_common.errors import ConfigurationError
+from srt_operator.cli import cluster
+from srt_operator.cli.cluster import ContextOption, NamespaceOption, Output, OutputOption
 from srt_operator.layout import RunLayout
 from srt_operator.outcome import arms_of, run_folder
 from srt_operator.status import SRTJobStatus
@@ -22,10 +25,30 @@ FOLLOW_SECONDS = 0.3
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/x.")]
 
 
-def get(run: RunFolder) -> None:
-    """Show phase, processes and conditions of a run, or of both arms of a comparison."""
+Target = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN|JOB", help="A run folder, such as runs/x, or an SRTJob's name."),
+]
+
+
+def get(
+    target: Target = None,
+    output: OutputOption = Output.TABLE,
+    context: ContextOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Show a run of this machine, or a job of a cluster; without a name, the cluster's jobs."""
+    if target is None or not _is_folder(target):
+        cluster.show(target, output, context, namespace)
+        return
+    layouts = arms_of(run_folder(Path(target))).values()
+    if output is Output.JSON:
+        statuses = {layout.root.name: _status(layout) for layout in layouts}
+        plain = {name: status.model_dump(mode="json") for name, status in statuses.items()}
+        typer.echo(json.dumps(plain, indent=2))
+        return
     console = Console()
-    for layout in arms_of(run_folder(run)).values():
+    for layout in layouts:
         status = _status(layout)
         progress = f"step {status.progress.step} of {status.progress.steps}"
         console.print(f"{layout.root.name}: {status.phase}, {progress}", markup=False)
@@ -33,13 +56,21 @@ def get(run: RunFolder) -> None:
 
 
 def logs(
-    run: RunFolder,
+    target: Annotated[
+        str, typer.Argument(metavar="RUN|JOB", help="A run folder, or an SRTJob's name.")
+    ],
     process: Annotated[
         str | None, typer.Argument(help="Process, such as rollout-0; none: list them.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    context: ContextOption = None,
+    namespace: NamespaceOption = None,
 ) -> None:
-    """Print the log of one process of a run."""
+    """Print the log of one process of a run, or of a job of a cluster."""
+    if not _is_folder(target):
+        cluster.show_log(target, process, follow=follow, context=context, namespace=namespace)
+        return
+    run = Path(target)
     layout = run_folder(run)
     names = sorted(path.stem for path in layout.logs.glob("*.log"))
     if not names:
@@ -53,6 +84,11 @@ def logs(
         raise ConfigurationError(faults=[fault])
     for text in _tail(layout.log_of(process), follow=follow):
         typer.echo(text, nl=False)
+
+
+def _is_folder(target: str) -> bool:
+    """Whether a name is meant as a folder: names of jobs have no slash."""
+    return "/" in target or Path(target).is_dir()
 
 
 def _status(layout: RunLayout) -> SRTJobStatus:

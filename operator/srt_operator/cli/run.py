@@ -13,8 +13,9 @@ from rich.console import Console
 
 from srt_common.errors import ConfigurationError
 from srt_operator import compare as comparing
-from srt_operator import local_run, run_folder
+from srt_operator import local_run, places, run_folder
 from srt_operator.backends.site import site_of
+from srt_operator.cli.reading import read_job
 from srt_operator.cli.tools import show_outcome
 from srt_operator.constants import (
     EXIT_COMPLETE,
@@ -55,8 +56,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads 
 ) -> None:
     """Run an SRTJob on this machine, as processes that end with this command."""
     wanted = list(overrides or ()) + list(comparing.NO_SRT if no_srt else ())
-    text = _read(job_file)
+    text = read_job(job_file)
     job = load_job(text, overrides=wanted)
+    if faults := places.local_faults(job.spec):
+        raise ConfigurationError(faults=faults)
     _check_options(resume=resume, fresh=fresh, no_srt=no_srt, compare=compare)
     layout = RunLayout((run_dir or Path(job.spec.storage.path) / job.metadata.name).resolve())
     console = Console()
@@ -70,14 +73,6 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads 
     for arm_job, arm_layout in arms.values():
         run_folder.open_folder(arm_job, arm_layout, resume=resume, fresh=fresh)
     raise typer.Exit(asyncio.run(_run(console, job, layout, arms)))
-
-
-def _read(job_file: Path) -> str:
-    try:
-        return job_file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        fault = f"JOB is {str(job_file)!r}: allowed is a readable YAML file ({error})"
-        raise ConfigurationError(faults=[fault]) from error
 
 
 def _check_options(*, resume: bool, fresh: bool, no_srt: bool, compare: bool) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from srt_operator.manifests import rollout, runahead, server, trainer, tree_cache
-from srt_operator.manifests.process import LocalProcess, Site
+from srt_operator.manifests.process import LocalProcess, LocalSite
 from srt_operator.processes import Component, Member
 from srt_operator.resources import SRTJob
 
-_BUILDERS: Final[Mapping[Component, Callable[[SRTJob, Site, Member], LocalProcess]]] = {
+_BUILDERS: Final[Mapping[Component, Callable[[SRTJob, LocalSite, Member], LocalProcess]]] = {
     Component.SERVER: server.local,
     Component.TREE_CACHE: tree_cache.local,
     Component.ROLLOUT: rollout.local,
@@ -19,6 +19,6 @@ _BUILDERS: Final[Mapping[Component, Callable[[SRTJob, Site, Member], LocalProces
 }
 
 
-def local_process(job: SRTJob, site: Site, member: Member) -> LocalProcess:
+def local_process(job: SRTJob, site: LocalSite, member: Member) -> LocalProcess:
     """How to run ``member`` here."""
     return _BUILDERS[member.component](job, site, member)

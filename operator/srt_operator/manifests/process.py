@@ -1,4 +1,4 @@
-"""A local process as data, and the place where the processes of a run find each other. Pure."""
+"""A local process as data, and the place where the processes of a job find each other. Pure."""
 
 from __future__ import annotations
 
@@ -45,30 +45,69 @@ class LocalProcess:
     """From SIGTERM to SIGKILL."""
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a process serves HTTP."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://{self.host}:{self.port}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What the processes of one local run must know of this machine and of each other."""
+    """What the processes of one job must know of where they are and of each other.
 
-    python: str
-    """Interpreter that has the suite installed."""
+    In a cluster, texts may name variables of the container, such as ``$(POD_NAME)``.
+    """
+
     layout: RunLayout
+    """Where they find and leave files."""
     model: Path
     """Folder of the first policy."""
-    ports: Mapping[str, int]
+    job_id: str
+    """Names coordination keys and queues."""
+    job_name: str
+    """As telemetry calls it."""
+    cache_id: str
+    """Names the trees."""
+    endpoints: Mapping[str, Endpoint]
     """By process name."""
-    server_command: tuple[str, ...]
-    """Of the Redis-protocol server; empty: somebody else runs it."""
+    listen_host: str = "127.0.0.1"
+    """Address that they listen on."""
     server_url: str
     broker_url: str
     """The same server as Celery spells it."""
     scratch: Path
     """Short-lived folder with a short path, for sockets and temporary files."""
+    telemetry: Path | None
+    """Folder for spans and metrics; None: what ``OTEL_*`` says."""
+    cache_token: Path
+    """Bearer token of the tree cache."""
     num_engine_threads: int | None
-    """OpenMP threads of one engine on a CPU; None: engines run on accelerators."""
+    """OpenMP threads of one engine on a CPU; None: engines run on accelerators or alone."""
+    engine_service: str | None = None
+    """Base URL of all engines together; None: each has its endpoint."""
+    weights_url: str | None = None
+    """Where the trainer serves weights; None: over the shared folder."""
 
     def url(self, process: str) -> str:
         """Where a process serves HTTP."""
-        return f"http://127.0.0.1:{self.ports[process]}"
+        return self.endpoints[process].url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSite(Site):
+    """A run on this machine."""
+
+    python: str
+    """Interpreter that has the suite installed."""
+    server_command: tuple[str, ...]
+    """Of the Redis-protocol server; empty: somebody else runs it."""
 
 
 def serving(job: SRTJob) -> list[Member]:
@@ -78,11 +117,13 @@ def serving(job: SRTJob) -> list[Member]:
     ]
 
 
-def shared(job: SRTJob, site: Site) -> dict[str, str]:
+def shared(site: Site, *, trace_sample_ratio: float) -> dict[str, str]:
     """Variables of every process: what it records and where, and where it may litter."""
-    return {
+    variables = {
         "TMPDIR": str(site.scratch),
-        "SRT_TELEMETRY_DIR": str(site.layout.telemetry),
-        "SRT_TELEMETRY_JOB_NAME": job.metadata.name,
-        "SRT_TELEMETRY_TRACE_SAMPLE_RATIO": str(job.spec.telemetry.trace_sample_ratio),
+        "SRT_TELEMETRY_JOB_NAME": site.job_name,
+        "SRT_TELEMETRY_TRACE_SAMPLE_RATIO": str(trace_sample_ratio),
     }
+    if site.telemetry is not None:
+        variables["SRT_TELEMETRY_DIR"] = str(site.telemetry)
+    return variables

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from srt_operator.manifests.process import LocalProcess, ServerReadiness, Site
+from srt_operator.manifests.process import LocalProcess, LocalSite, ServerReadiness
 from srt_operator.processes import Member
 from srt_operator.resources import SRTJob
 
 
-def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
+def local(job: SRTJob, site: LocalSite, member: Member) -> LocalProcess:
     """A private server; it keeps nothing on disk."""
     del job
     return LocalProcess(

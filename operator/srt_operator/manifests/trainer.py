@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from srt_operator.manifests.process import LocalProcess, Site, shared
+from srt_operator.manifests.process import LocalProcess, LocalSite, Site, shared
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob, SRTJobSpec
 
 
-def local(job: SRTJob, site: Site, member: Member) -> LocalProcess:
+def local(job: SRTJob, site: LocalSite, member: Member) -> LocalProcess:
     """One process; it goes on where it was when it is started again."""
     file = site.layout.trainer_settings
     return LocalProcess(
         name=member.name,
         command=(site.python, "-m", "srt_trainer", "--config", str(file)),
-        environment=shared(job, site),
+        environment=variables(job, site),
         files={file: json.dumps(settings(job, site), indent=2) + "\n"},
         grace_seconds=10.0,
+    )
+
+
+def variables(job: SRTJob, site: Site) -> dict[str, str]:
+    """Settings that depend on where it runs."""
+    found = shared(site, trace_sample_ratio=job.spec.telemetry.trace_sample_ratio)
+    return (
+        found if site.weights_url is None else found | {"SRT_TRAINER_WEIGHTS_URL": site.weights_url}
     )
 
 
@@ -27,7 +35,7 @@ def settings(job: SRTJob, site: Site) -> dict[str, Any]:
     spec, layout = job.spec, site.layout
     evaluation = spec.evaluation
     return {
-        "job": job.metadata.name,
+        "job": site.job_id,
         "run_dir": str(layout.root),
         "model": {"path": str(site.model)},
         "dataset": _plain(spec.dataset),
@@ -43,25 +51,24 @@ def settings(job: SRTJob, site: Site) -> dict[str, Any]:
             "checkpoint_every_steps": spec.storage.checkpoint_every_steps,
             "keep_checkpoints": spec.storage.keep_checkpoints,
         },
-        "engines": _engines(spec, site),
+        **_engines(spec, site),
         "token_file": str(layout.token),
         "coordination_url": site.server_url,
         "cache": _cache(spec, site),
-        "max_concurrent_rollouts": spec.rollout.template.engine.max_num_seqs,
+        "max_concurrent_rollouts": spec.rollout.pool.engine.max_num_seqs,
         "report_to": list(spec.telemetry.report_to),
     }
 
 
-def _engines(spec: SRTJobSpec, site: Site) -> list[dict[str, str]]:
-    return [
-        {"name": member.name, "url": site.url(member.name)}
-        for member in members(spec)
-        if member.component is Component.ROLLOUT
-    ]
+def _engines(spec: SRTJobSpec, site: Site) -> dict[str, Any]:
+    if site.engine_service is not None:
+        return {"engine_service": site.engine_service}
+    engines = [member.name for member in members(spec) if member.component is Component.ROLLOUT]
+    return {"engines": [{"name": name, "url": site.url(name)} for name in engines]}
 
 
 def _cache(spec: SRTJobSpec, site: Site) -> dict[str, str] | None:
-    if not spec.rollout.template.drafter.enabled:
+    if not spec.rollout.pool.drafter.enabled:
         return None
     return {"secret_file": str(site.layout.cache_secret)}
 

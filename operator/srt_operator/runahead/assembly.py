@@ -1,9 +1,11 @@
-"""Wires the run-ahead loop of a job that runs on this machine."""
+"""Wires the run-ahead loop of a job."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from opentelemetry import metrics, trace
@@ -12,9 +14,10 @@ from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_common.telemetry.setup import TelemetrySettings, build
-from srt_operator.manifests.process import Site
+from srt_operator.manifests.process import LocalSite, Site
 from srt_operator.processes import Component, members
-from srt_operator.resources import SRTJob
+from srt_operator.resources import SRTJob, SRTJobSpec
+from srt_operator.run_lines import Line
 from srt_operator.runahead.bubble_log import BubbleLog
 from srt_operator.runahead.controller import Controller, Parts
 from srt_operator.runahead.coverage import TreeCacheClient
@@ -29,51 +32,95 @@ def urls(job: SRTJob, site: Site, component: Component) -> dict[str, str]:
     return {member.name: site.url(member.name) for member in found}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the run-ahead loop of a job finds what it talks to."""
+
+    job_id: str
+    job_name: str
+    engines: Mapping[str, str]
+    """Base URLs of gateways, by engine."""
+    caches: Sequence[str]
+    """Base URLs of tree cache replicas."""
+    cache_token: Callable[[], str]
+    server_url: str
+    broker_url: str
+    telemetry: Path | None
+    """Folder for spans and metrics; None: this process's own providers."""
+
+
+def local_place(job: SRTJob, site: LocalSite) -> Place:
+    """Of a run on this machine."""
+    return Place(
+        job_id=site.job_id,
+        job_name=site.job_name,
+        engines=urls(job, site, Component.ROLLOUT),
+        caches=list(urls(job, site, Component.TREE_CACHE).values()),
+        cache_token=token_in(site.cache_token),
+        server_url=site.server_url,
+        broker_url=site.broker_url,
+        telemetry=site.layout.telemetry,
+    )
+
+
+def token_in(file: Path) -> Callable[[], str]:
+    """Reads a token anew each time."""
+    return lambda: file.read_text().strip()
+
+
 @asynccontextmanager
-async def run_ahead(job: SRTJob, site: Site) -> AsyncIterator[Controller]:
-    """The controller of a run, with its connections for as long as the block lasts."""
-    name, clock = job.metadata.name, SystemClock()
+async def run_ahead(
+    spec: SRTJobSpec, place: Place, *, write: Callable[[Line], None], is_new: bool
+) -> AsyncIterator[Controller]:
+    """The controller of a job, with its connections for as long as the block lasts.
+
+    Args:
+        spec: what to do.
+        place: where.
+        write: gets a line for each bubble, and one for the totals every so often.
+        is_new: forget what an earlier run of the same name left on the server.
+    """
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
-        coordination = Coordination.from_url(site.server_url, job=name)
+        coordination = Coordination.from_url(place.server_url, job=place.job_id)
         stack.push_async_callback(coordination.close)
-        if job.spec.tree_cache.template.redis is not None:  # what an earlier run left there
+        if is_new:
             with suppress(CoordinationUnavailable):
                 await coordination.forget_job()
-        dispatcher = CeleryDispatcher(site.broker_url, job=name)
+        dispatcher = CeleryDispatcher(place.broker_url, job=place.job_id)
         stack.push_async_callback(dispatcher.close)
-        telemetry = build("srt-operator", instance="", settings=_telemetry_settings(job, site))
-        stack.callback(telemetry.close)
-        cache = TreeCacheClient(
-            client,
-            list(urls(job, site, Component.TREE_CACHE).values()),
-            token_file=site.layout.token,
-        )
-        engines = urls(job, site, Component.ROLLOUT)
-        tracers = telemetry.tracer_provider or trace.get_tracer_provider()
-        meters = telemetry.meter_provider or metrics.get_meter_provider()
-        tracer, meter = tracers.get_tracer("srt_operator"), meters.get_meter("srt_operator")
-        lines = site.layout.bubbles
+        tracer, meter = _instruments(spec, place, stack)
+        cache = TreeCacheClient(client, place.caches, token=place.cache_token)
         yield Controller(
-            name,
-            job.spec.run_ahead,
-            list(engines),
+            place.job_id,
+            spec.run_ahead,
+            list(place.engines),
             Parts(
                 coordination=coordination,
-                loads=RolloutPods(client, engines, clock),
+                loads=RolloutPods(client, place.engines, clock),
                 cache=cache,
                 dispatcher=dispatcher,
-                log=BubbleLog(lines, tracer=tracer, meter=meter),
-                totals=TotalsLog(lines, coordination=coordination, cache=cache, clock=clock),
+                log=BubbleLog(write, tracer=tracer, meter=meter),
+                totals=TotalsLog(write, coordination=coordination, cache=cache, clock=clock),
                 tracer=tracer,
                 clock=clock,
             ),
         )
 
 
-def _telemetry_settings(job: SRTJob, site: Site) -> TelemetrySettings:
-    return TelemetrySettings(
-        dir=site.layout.telemetry,
-        job_name=job.metadata.name,
-        trace_sample_ratio=job.spec.telemetry.trace_sample_ratio,
-    )
+def _instruments(
+    spec: SRTJobSpec, place: Place, stack: AsyncExitStack
+) -> tuple[trace.Tracer, metrics.Meter]:
+    tracers: trace.TracerProvider = trace.get_tracer_provider()
+    meters: metrics.MeterProvider = metrics.get_meter_provider()
+    if place.telemetry is not None:
+        settings = TelemetrySettings(
+            dir=place.telemetry,
+            job_name=place.job_name,
+            trace_sample_ratio=spec.telemetry.trace_sample_ratio,
+        )
+        telemetry = build("srt-operator", instance="", settings=settings)
+        stack.callback(telemetry.close)
+        tracers, meters = telemetry.tracer_provider or tracers, telemetry.meter_provider or meters
+    return tracers.get_tracer("srt_operator"), meters.get_meter("srt_operator")

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, Tracer
@@ -15,7 +15,7 @@ from opentelemetry.trace import Span, Tracer
 from srt_common.messages.rollouts import EngineLoad
 from srt_common.telemetry import names
 from srt_common.telemetry.instruments import BubbleInstruments
-from srt_operator.run_lines import append_line
+from srt_operator.run_lines import Line
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,8 +52,8 @@ class OpenBubble:
 class BubbleLog:
     """Writes bubbles down when they close."""
 
-    def __init__(self, path: Path, *, tracer: Tracer, meter: Meter) -> None:
-        self._path = path
+    def __init__(self, write: Callable[[Line], None], *, tracer: Tracer, meter: Meter) -> None:
+        self._write = write
         self._tracer = tracer
         self._instruments = BubbleInstruments.of(meter)
 
@@ -72,8 +72,7 @@ class BubbleLog:
         seconds = now - bubble.opened_at
         bubble.span.end()
         self._instruments.duration.record(seconds, {names.ATTR_BUBBLE_TYPE: bubble.bubble_type})
-        append_line(
-            self._path,
+        self._write(
             {
                 "kind": "bubble",
                 "engine": bubble.engine,

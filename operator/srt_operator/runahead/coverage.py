@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import httpx
@@ -27,12 +26,12 @@ class TreeCacheClient:
     """All replicas of a job's cache; any of them may answer. Belongs to one event loop."""
 
     def __init__(
-        self, client: httpx.AsyncClient, replicas: Sequence[str], *, token_file: Path
+        self, client: httpx.AsyncClient, replicas: Sequence[str], *, token: Callable[[], str]
     ) -> None:
-        """``replicas``: base URLs."""
+        """``replicas``: base URLs; ``token`` is asked for each request."""
         self._client = client
         self._replicas = replicas
-        self._token_file = token_file
+        self._token = token
 
     async def num_sequences(self, prompt_keys: Sequence[bytes]) -> Mapping[bytes, int] | None:
         """Sequences in the tree of each prompt, at any policy version; None: nobody answers."""
@@ -50,14 +49,18 @@ class TreeCacheClient:
 
         Every replica follows the whole log, so the one that is furthest knows best.
         """
+        counts = [stats.num_run_ahead_tokens_used for stats in await self.stats()]
+        return max(counts, default=None)
+
+    async def stats(self) -> list[CacheStats]:
+        """What each replica that answers says of itself."""
         contents = [
             await self._ask("GET", replica + STATS_PATH, None) for replica in self._replicas
         ]
-        counts = [_STATS.decode(c).num_run_ahead_tokens_used for c in contents if c is not None]
-        return max(counts, default=None)
+        return [_STATS.decode(content) for content in contents if content is not None]
 
     async def _ask(self, method: str, url: str, body: bytes | None) -> bytes | None:
-        headers = {"authorization": f"Bearer {self._token_file.read_text().strip()}"}
+        headers = {"authorization": f"Bearer {self._token()}"}
         try:
             answer = await self._client.request(
                 method, url, content=body, headers=headers, timeout=TIMEOUT_SECONDS

@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from kombu.exceptions import OperationalError
 
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.runahead import RunaheadJob
 from srt_common.task_queue import make_app, queue_of, send_runahead
+
+ANSWER_SECONDS: Final = 1.0
+"""Workers that take longer to say what they consume count as away."""
 
 
 class Dispatcher(Protocol):
@@ -39,6 +43,7 @@ class CeleryDispatcher:
     def __init__(self, broker_url: str, *, job: str) -> None:
         self._app = make_app(broker_url)
         self._job = job
+        self._asking = threading.Lock()
 
     async def send(self, jobs: Sequence[RunaheadJob]) -> int:
         """Queue chunks for their engines, in order; stops at the first that cannot be queued."""
@@ -47,6 +52,19 @@ class CeleryDispatcher:
     async def num_queued(self, engine: str) -> int:
         """Chunks that no worker has taken yet. Raises CoordinationUnavailable."""
         return await asyncio.to_thread(self._num_queued, queue_of(self._job, engine))
+
+    async def served_engines(self, engines: Sequence[str]) -> frozenset[str]:
+        """Engines whose queue a worker consumes; none when the broker does not answer."""
+        return await asyncio.to_thread(self._served_engines, engines)
+
+    def _served_engines(self, engines: Sequence[str]) -> frozenset[str]:
+        try:
+            with self._asking:  # answers to two questions at once would reach either one
+                consumed = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+        except OperationalError:
+            return frozenset()
+        queues = {queue["name"] for worker in consumed.values() for queue in worker}
+        return frozenset(name for name in engines if queue_of(self._job, name) in queues)
 
     def _send(self, jobs: Sequence[RunaheadJob]) -> int:
         for number, job in enumerate(jobs):
@@ -67,6 +85,19 @@ class CeleryDispatcher:
         except (OperationalError, OSError) as error:
             raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
         return int(declared.message_count)
+
+    async def forget(self, engine: str) -> None:
+        """Delete the queue of an engine, with what waits in it. Raises CoordinationUnavailable."""
+        await asyncio.to_thread(self._forget, queue_of(self._job, engine))
+
+    def _forget(self, queue: str) -> None:
+        try:
+            with self._app.connection_or_acquire() as connection:
+                channel = connection.default_channel
+                channel.queue_declare(queue=queue)  # so that there is something to delete
+                channel.queue_delete(queue=queue)
+        except (OperationalError, OSError) as error:
+            raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
 
     async def close(self) -> None:
         """Let go of the broker."""

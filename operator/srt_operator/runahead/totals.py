@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 from srt_common.clock import Clock
 from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_operator.engine_counters import CounterTotal
-from srt_operator.run_lines import append_line
+from srt_operator.run_lines import Line
 from srt_operator.runahead.coverage import TreeCacheClient
 
 WRITE_SECONDS: Final = 5.0
@@ -25,9 +25,14 @@ class TotalsLog:
     """Writes a line when the totals have changed."""
 
     def __init__(
-        self, path: Path, *, coordination: Coordination, cache: TreeCacheClient, clock: Clock
+        self,
+        write: Callable[[Line], None],
+        *,
+        coordination: Coordination,
+        cache: TreeCacheClient,
+        clock: Clock,
     ) -> None:
-        self._path = path
+        self._write = write
         self._coordination = coordination
         self._cache = cache
         self._clock = clock
@@ -65,4 +70,4 @@ class TotalsLog:
                 "totals": totals,
                 "abort_seconds": outcomes.abort_seconds,
             }
-            append_line(self._path, line)
+            self._write(line)

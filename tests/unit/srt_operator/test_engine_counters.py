@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from srt_common.clock import SystemClock
 from srt_operator.engine_counters import COUNTED, CounterTotal, EngineCounters, counts_of
-from srt_operator.run_lines import read_lines
+from srt_operator.run_lines import append_line, read_lines
 
 
 def stats(**rows: Any) -> dict[str, Any]:
@@ -48,11 +49,10 @@ def test_the_total_is_the_sum_of_all_lives(lives: list[list[int]]) -> None:
 
 
 async def test_engines_that_do_not_answer_leave_no_line(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("x")
     counters = EngineCounters(
         {"rollout-0": "http://127.0.0.1:9"},
-        token_file=tmp_path / "token",
-        lines=tmp_path / "engines.jsonl",
+        token=lambda: "x",
+        write=partial(append_line, tmp_path / "engines.jsonl"),
         clock=SystemClock(),
     )
     await counters.read()

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from srt_common.clock import SystemClock
+from srt_operator.runahead.assembly import token_in
 from srt_operator.runahead.coverage import TreeCacheClient
 from srt_operator.signals.rollout_pods import RolloutPods
 
@@ -24,7 +25,7 @@ def refuse(request: httpx.Request) -> httpx.Response:
 def cache_of(handler: Handler, folder: Path) -> TreeCacheClient:
     (folder / "token").write_text("secret\n")
     client = httpx.AsyncClient(transport=httpx.MockTransport(handler))
-    return TreeCacheClient(client, ["http://a", "http://b"], token_file=folder / "token")
+    return TreeCacheClient(client, ["http://a", "http://b"], token=token_in(folder / "token"))
 
 
 async def test_coverage_is_asked_with_the_token_and_by_keys(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def faults(text: str, *overrides: str) -> tuple[str, ...]:
 def test_a_job_is_read_with_its_defaults() -> None:
     job = load_job(JOB)
     assert job.spec.algorithm.grpo.loss_type == "dapo"
-    assert job.spec.rollout.template.drafter.max_draft_tokens == 16
-    assert job.spec.tree_cache.template.retention.max_bytes == 2**30
+    assert job.spec.rollout.pool.drafter.max_draft_tokens == 16
+    assert job.spec.tree_cache.cache.retention.max_bytes == 2**30
 
 
 def test_what_is_dumped_is_read_back_equal() -> None:
@@ -36,7 +36,7 @@ def test_what_is_dumped_is_read_back_equal() -> None:
     assert load_job(dump_job(job)) == job
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*job*.yaml")), ids=lambda path: path.name)
 def test_every_example_is_a_valid_job(path: Path) -> None:
     job = load_job(path.read_text())
     assert load_job(dump_job(job)) == job
@@ -68,7 +68,8 @@ def test_all_faults_come_at_once() -> None:
     [
         (
             "spec.model.uri=http://x/y",
-            "spec.model.uri is 'http://x/y': allowed is file://PATH or hf://ORGANISATION/NAME",
+            "spec.model.uri is 'http://x/y': allowed is file://PATH, pvc://CLAIM/PATH or "
+            "hf://ORGANISATION/NAME",
         ),
         (
             "spec.rollout.template.engine.maxModelLen=100",
@@ -120,7 +121,8 @@ def test_all_faults_come_at_once() -> None:
             "spec.zzz=1",
             "spec.zzz is not a field: allowed are model, dataset, reward, environment, sampling, "
             "algorithm, optimizer, evaluation, storage, trainer, rollout, treeCache, runAhead, "
-            "telemetry, suspend, activeDeadlineSeconds, backoffLimit",
+            "telemetry, managedBy, suspend, ttlSecondsAfterFinished, activeDeadlineSeconds, "
+            "backoffLimit",
         ),
         ("spec", "--set 'spec': allowed is path=value, such as spec.algorithm.steps=20"),
         (
@@ -141,7 +143,8 @@ def test_a_fault_names_field_value_and_what_is_allowed(override: str, fault: str
 
 def test_a_missing_field_says_what_belongs_there() -> None:
     assert faults(JOB.replace('model: {uri: "file:///models/tiny"}', "model: {}")) == (
-        "spec.model.uri is missing: it is required, file://PATH or hf://ORGANISATION/NAME",
+        "spec.model.uri is missing: it is required, file://PATH, pvc://CLAIM/PATH or "
+        "hf://ORGANISATION/NAME",
     )
 
 

@@ -14,7 +14,12 @@ FOLDER = Path(__file__).parents[3] / "docs" / "reference"
 
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("srtjob.md", reference.srtjob_page), ("cli.md", reference.cli_page)],
+    [
+        ("srtjob.md", reference.srtjob_page),
+        ("rolloutpool.md", reference.pool_page),
+        ("treecache.md", reference.cache_page),
+        ("cli.md", reference.cli_page),
+    ],
 )
 def test_a_page_has_not_drifted(name: str, page: object) -> None:
     assert callable(page)
@@ -36,5 +41,7 @@ def test_pages_are_written_where_they_are_asked_for(
     reference.main()
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
         "cli.md",
+        "rolloutpool.md",
         "srtjob.md",
+        "treecache.md",
     ]

@@ -41,8 +41,8 @@ def test_a_run_cannot_become_another_one(layout: RunLayout) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_folder(other, layout, resume=True, fresh=False)
     assert caught.value.faults == (
-        "spec.algorithm.promptsPerStep is 3: allowed is 2, as the run was begun",
-        "spec.algorithm.steps is 2: allowed is 3 or more, as the run was begun",
+        "spec.algorithm.promptsPerStep is 3: allowed is 2, as it was begun",
+        "spec.algorithm.steps is 2: allowed is 3 or more, as it was begun",
     )
 
 

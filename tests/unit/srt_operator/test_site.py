@@ -105,8 +105,8 @@ def test_a_given_server_is_used_and_none_is_started(tmp_path: Path) -> None:
 
 def test_each_process_that_serves_has_a_port_of_its_own(tmp_path: Path, job: SRTJob) -> None:
     made = site_of(job, RunLayout(tmp_path / "run"), scratch=tmp_path)
-    assert set(made.ports) == {"tree-cache-0", "rollout-0", "rollout-1"}
-    assert len(set(made.ports.values())) == 3
+    assert set(made.endpoints) == {"tree-cache-0", "rollout-0", "rollout-1"}
+    assert len(set(made.endpoints.values())) == 3
     assert free_ports([]) == {}
 
 

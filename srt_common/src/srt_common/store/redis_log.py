@@ -239,6 +239,15 @@ class RedisLogStore:
             pipe.xadd(self._key(shard, "log"), {_FIELD: entry})
             await pipe.execute()
 
+    async def forget(self) -> None:
+        """Delete everything the cache has on the server. Nobody may be using it any more."""
+        for shard in range(self.num_shards):
+            found = await self.snapshot_keys(shard)
+            names = [f"snap:{key.hex()}" for key in found]
+            names += ["log", "floor", "snapidx", "owner", "owner_epoch"]
+            async with self._limited():
+                await self._redis.unlink(*(self._key(shard, name) for name in names))
+
     async def close(self) -> None:
         """Let go of connections. Idempotent."""
         await self._redis.aclose()

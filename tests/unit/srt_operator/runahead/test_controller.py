@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.rollouts import EngineLoad
 from srt_common.messages.runahead import RunaheadJob
 from srt_operator.resources import BubbleSpec, RunAheadSpec
-from srt_operator.run_lines import of_kind, read_lines
+from srt_operator.run_lines import append_line, of_kind, read_lines
 from srt_operator.runahead.bubble_log import BubbleLog
 from srt_operator.runahead.controller import Controller, Parts
 from srt_operator.runahead.coverage import TreeCacheClient
@@ -160,8 +161,15 @@ class Loop:
             loads=self.pods,
             cache=cache,
             dispatcher=self.queue,
-            log=BubbleLog(self.path, tracer=NoOpTracer(), meter=NoOpMeter("test")),
-            totals=TotalsLog(self.path, coordination=coordination, cache=cache, clock=self.clock),
+            log=BubbleLog(
+                partial(append_line, self.path), tracer=NoOpTracer(), meter=NoOpMeter("test")
+            ),
+            totals=TotalsLog(
+                partial(append_line, self.path),
+                coordination=coordination,
+                cache=cache,
+                clock=self.clock,
+            ),
             tracer=NoOpTracer(),
             clock=self.clock,
         )

@@ -1,0 +1,193 @@
+"""``python -m srt_operator``: wait for the lease, then look after the cluster's resources.
+
+With the back end ``static`` it carries one given job through instead (`static_run`).
+
+Exit status: 0 after SIGTERM, 1 when the lease is lost or the API server is away at the start, 2 for
+wrong settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+from srt_common.cancellation import cancel_and_wait
+from srt_common.clock import SystemClock
+from srt_common.errors import ConfigurationError
+from srt_common.telemetry.setup import configure
+from srt_operator.backends.kubernetes_api import (
+    API_VERSIONS,
+    KubernetesApi,
+    KubernetesConflict,
+    KubernetesError,
+)
+from srt_operator.cluster.context import Context
+from srt_operator.cluster.operator import Operator
+from srt_operator.cluster.probes import Metrics, serving
+from srt_operator.cluster.queue import WorkQueue
+from srt_operator.cluster.sayings import Sayings
+from srt_operator.cluster.settings import OperatorSettings, pod_defaults, redis_url
+from srt_operator.cluster.store import Key, Store
+from srt_operator.election import Election
+from srt_operator.handlers import watch
+from srt_operator.manifests.kubernetes.cluster import Cluster
+from srt_operator.manifests.kubernetes.pods import PodDefaults
+
+KEY_SECRET = "srt-operator-key"
+EXIT_STOPPED, EXIT_LOST, EXIT_MISCONFIGURED = 0, 1, 2
+_LOG = logging.getLogger("srt_operator")
+
+
+def main() -> int:
+    """Read the settings and serve; the exit status."""
+    try:
+        settings = OperatorSettings.from_environment()
+        telemetry = configure("srt-operator", instance=settings.identity)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_MISCONFIGURED
+    _LOG.info("starting", extra={"settings": settings.resolved()})
+    try:
+        if settings.backend == "static":
+            from srt_operator import static_run
+
+            return static_run.main()
+        return asyncio.run(serve(settings))
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_MISCONFIGURED
+    except KubernetesError as error:
+        _LOG.error("the operator stops", extra={"reason": str(error)})
+        return EXIT_LOST
+    finally:
+        telemetry.close()
+
+
+async def serve(settings: OperatorSettings) -> int:
+    """Stand by, lead, and stop at a signal; the exit status.
+
+    A lost lease ends the process at once: another replica may already be acting.
+
+    Raises:
+        ConfigurationError, KubernetesError: it cannot begin.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    url, defaults = redis_url(settings), pod_defaults(settings)
+    async with AsyncExitStack() as stack:
+        api = await KubernetesApi.connect()
+        stack.push_async_callback(api.close)
+        clock, queue, metrics = SystemClock(), WorkQueue[Key](), Metrics()
+        refresh = partial(metrics.refresh, api, queue)
+        probes = serving(settings.host, settings.port, metrics=metrics, refresh=refresh)
+        await stack.enter_async_context(probes)
+        election = Election(
+            api, namespace=settings.namespace, identity=settings.identity, clock=clock
+        )
+        if not await _until(stopping, election.win()):
+            return EXIT_STOPPED
+        metrics.is_leading.set(1)
+        cluster = await _cluster(settings, api, url, defaults)
+        sayings = Sayings(api, clock, settings.identity)
+        context = Context(
+            api=api, store=Store(), queue=queue, sayings=sayings, cluster=cluster, clock=clock
+        )
+        operator = Operator(
+            context, namespaces=settings.watch_namespaces, observe_seconds=metrics.looks.observe
+        )
+        lost = asyncio.create_task(_leave_when_lost(election), name="lease")
+        try:
+            await _lead(operator, settings, stopping)
+        finally:
+            await cancel_and_wait([lost])
+        await operator.close()
+        await election.release()
+        return EXIT_STOPPED
+
+
+async def _cluster(
+    settings: OperatorSettings, api: KubernetesApi, url: str, defaults: dict[str, PodDefaults]
+) -> Cluster:
+    return Cluster(
+        image_trainer=settings.image_trainer,
+        image_rollout=settings.image_rollout,
+        image_tree_cache=settings.image_tree_cache,
+        image_runahead=settings.image_runahead,
+        pull_policy=settings.image_pull_policy,
+        redis_url=url,
+        key=await operator_key(api, settings.namespace),
+        file_roots=settings.file_roots,
+        pod_defaults=defaults,
+    )
+
+
+async def operator_key(api: KubernetesApi, namespace: str) -> bytes:
+    """What tokens are derived from; made once, and the same for every replica."""
+    made = {
+        "apiVersion": API_VERSIONS["Secret"],
+        "kind": "Secret",
+        "metadata": {"name": KEY_SECRET, "namespace": namespace},
+        "type": "Opaque",
+        "data": {"key": b64encode(secrets.token_bytes(32)).decode()},
+    }
+    found = await api.get("Secret", namespace, KEY_SECRET)
+    if found is None:
+        try:
+            found = await api.create(made)
+        except KubernetesConflict:
+            found = await api.get("Secret", namespace, KEY_SECRET)
+    assert found is not None
+    return b64decode(found["data"]["key"])
+
+
+async def _lead(operator: Operator, settings: OperatorSettings, stopping: asyncio.Event) -> None:
+    """Look after everything until a signal. What fails comes out."""
+    watching = asyncio.create_task(
+        watch(operator.hear, namespaces=settings.watch_namespaces, stop=stopping), name="watches"
+    )
+    working = asyncio.create_task(operator.run(), name="looks")
+    waiting = asyncio.create_task(stopping.wait(), name="signal")
+    try:
+        done, _ = await asyncio.wait(
+            {watching, working, waiting}, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.result()
+    finally:
+        await cancel_and_wait([watching, working, waiting])
+
+
+async def _leave_when_lost(election: Election) -> None:
+    await election.hold()
+    _LOG.error("the lease is lost: leaving at once")
+    logging.shutdown()
+    os._exit(EXIT_LOST)
+
+
+async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether ``work`` was done before a signal came."""
+    task = asyncio.create_task(work)
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_and_wait([waiting])
+    if task.done():
+        task.result()
+        return True
+    await cancel_and_wait([task])
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""What goes on for each active job beside its pods: bubbles and run-ahead, and readings of it.
+
+* One task a job, in the leader only. It ends with the leader: bubbles expire within 3 s.
+* A reading is what was last heard; whoever shows it asks how old it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+
+from srt_common.cancellation import cancel_and_wait
+from srt_common.clock import Clock
+from srt_common.coordination import Coordination
+from srt_common.errors import CoordinationUnavailable
+from srt_common.messages.tree_cache import CacheStats
+from srt_operator.engine_counters import EngineCounters
+from srt_operator.resources import SRTJobSpec
+from srt_operator.run_lines import Line
+from srt_operator.runahead.assembly import Place, run_ahead
+from srt_operator.runahead.controller import Controller
+from srt_operator.runahead.coverage import TreeCacheClient
+from srt_operator.signals.rollout_pods import RolloutPods
+from srt_operator.status import RunAheadReport
+
+READ_SECONDS: Final = 5.0
+FINISH_SECONDS: Final = 5.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was last heard of a job's processes."""
+
+    step: int | None = None
+    """Finished optimizer steps."""
+    policy_version: int | None = None
+    """Oldest weights among the engines."""
+    num_lookups: int = 0
+    num_hits: int = 0
+    run_ahead: RunAheadReport = field(default_factory=RunAheadReport)
+    caches: list[CacheStats] = field(default_factory=list)
+
+    @property
+    def hit_rate(self) -> str:
+        """As a share with two digits; empty: nothing was looked up."""
+        return f"{self.num_hits / self.num_lookups:.2f}" if self.num_lookups else ""
+
+
+class Companion:
+    """Of one job."""
+
+    def __init__(
+        self,
+        spec: SRTJobSpec,
+        place: Place,
+        *,
+        token: Callable[[], str],
+        clock: Clock,
+        on_reading: Callable[[], None],
+    ) -> None:
+        """``token``: of the gateways; ``on_reading``: called after each one."""
+        self.spec = spec
+        self.place = place
+        self.reading = Reading()
+        self._token = token
+        self._clock = clock
+        self._on_reading = on_reading
+        self._lines: dict[str, Line] = {}
+        self._controller: Controller | None = None
+        self._task = asyncio.create_task(self._run(), name=f"companion of {place.job_name}")
+        self._task.add_done_callback(_log_failure)
+
+    async def finish(self) -> None:
+        """The job is over: close bubbles and read a last time, within a few seconds."""
+        try:
+            async with asyncio.timeout(FINISH_SECONDS):
+                if self._controller is not None:
+                    await self._controller.finish()
+        except TimeoutError:
+            _LOG.warning("bubbles are left to expire", extra={"job": self.place.job_name})
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End it; bubbles expire by themselves."""
+        await cancel_and_wait([self._task])
+
+    def note(self, line: Line) -> None:
+        """Take in a line that a local run would write to a file."""
+        self._lines[str(line.get("kind", "engines"))] = line
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
+            coordination = Coordination.from_url(self.place.server_url, job=self.place.job_id)
+            stack.push_async_callback(coordination.close)
+            if self.spec.rollout.pool.drafter.enabled and self.spec.run_ahead.enabled:
+                entered = run_ahead(self.spec, self.place, write=self.note, is_new=False)
+                self._controller = await stack.enter_async_context(entered)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(http, coordination))
+                if self._controller is not None:
+                    tasks.create_task(self._controller.run())
+
+    async def _read(self, http: httpx.AsyncClient, coordination: Coordination) -> None:
+        engines = EngineCounters(
+            self.place.engines, token=self._token, write=self.note, clock=self._clock
+        )
+        cache = TreeCacheClient(http, self.place.caches, token=self.place.cache_token)
+        pods = RolloutPods(http, self.place.engines, self._clock)
+        while True:
+            await engines.read()
+            try:
+                report = await coordination.phase()
+            except CoordinationUnavailable:
+                report = None
+            loads = (await pods.read()).values()
+            self.reading = Reading(
+                step=self.reading.step if report is None else report.policy_version,
+                policy_version=min((r.load.policy_version for r in loads), default=None),
+                num_lookups=self._counted("num_lookups"),
+                num_hits=self._counted("num_hits"),
+                run_ahead=_run_ahead(self._lines.get("runahead", {}).get("totals", {})),
+                caches=await cache.stats(),
+            )
+            self._on_reading()
+            await asyncio.sleep(READ_SECONDS)
+
+    def _counted(self, name: str) -> int:
+        engines: Mapping[str, Mapping[str, int]] = self._lines.get("engines", {}).get("engines", {})
+        return sum(counts.get(name, 0) for counts in engines.values())
+
+
+def _run_ahead(totals: Mapping[str, int]) -> RunAheadReport:
+    return RunAheadReport(
+        dispatched=totals.get("num_sent", 0),
+        completed=totals.get("num_completed", 0),
+        aborted=totals.get("num_aborted", 0),
+        tokens=totals.get("num_tokens", 0),
+        tokensDraftedFrom=totals.get("num_tokens_drafted_from", 0),
+    )
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _LOG.error("task failed", extra={"task": task.get_name()}, exc_info=error)

@@ -1,0 +1,287 @@
+"""Keeps SRTJobs: one look, one plan, its actions, what is said of it.
+
+* Every look decides from what is there; carrying it out and looking again changes nothing.
+* A job that is wrong or waits for something is said so and otherwise left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from srt_common.coordination import Coordination
+from srt_common.errors import CoordinationUnavailable
+from srt_operator.backends.kubernetes import KubernetesBackend, seconds_of
+from srt_operator.cluster import job_status
+from srt_operator.cluster.companions import Companion
+from srt_operator.cluster.context import Context
+from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_cancelled, is_skipped
+from srt_operator.cluster.resolution import (
+    Refused,
+    Resolved,
+    cache_resource,
+    pool_resource,
+    resolve,
+)
+from srt_operator.cluster.sayings import conditions_of
+from srt_operator.cluster.store import Key
+from srt_operator.constants import Kind, Reason
+from srt_operator.manifests.kubernetes import rollout_pool, training, tree_cache
+from srt_operator.manifests.kubernetes.cluster import (
+    Cache,
+    Pool,
+    cache_urls,
+    engine_urls,
+)
+from srt_operator.manifests.kubernetes.objects import Manifest
+from srt_operator.processes import Component, Observed, ProcessStatus
+from srt_operator.reconciler import Plan, plan
+from srt_operator.runahead.assembly import Place
+from srt_operator.runahead.dispatch import CeleryDispatcher
+
+MANAGED_BY: Final = "srt-rl.dev/srt-operator"
+RETRY_SECONDS: Final = 10.0
+_LOG = logging.getLogger(__name__)
+
+
+class JobController:
+    """SRTJobs of the cluster."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def reconcile(self, namespace: str, name: str) -> float | None:
+        """One look at one job."""
+        key = (str(Kind.SRT_JOB), namespace, name)
+        manifest = self._context.store.get(*key)
+        if manifest is None:
+            await self._end_companion(key)
+            return None
+        if manifest["spec"].get("managedBy", MANAGED_BY) != MANAGED_BY:
+            return None
+        if manifest["metadata"].get("deletionTimestamp"):
+            await self._end_companion(key)
+            return await self._let_go(manifest)
+        try:
+            resolved = self._resolve(manifest)
+        except Refused as refused:
+            status = job_status.refused(manifest, refused, now=self._context.clock.unix())
+            due = await self._context.sayings.status(manifest, status)
+            return due if refused.missing is None else RETRY_SECONDS
+        if FINALIZER not in finalizers(manifest):
+            await self._set_finalizers(manifest, [*finalizers(manifest), FINALIZER])
+        return await self._advance(key, manifest, resolved)
+
+    async def _advance(self, key: Key, manifest: Manifest, resolved: Resolved) -> float | None:
+        now = self._context.clock.unix()
+        backend = self._backend(resolved, now)
+        decided, processes = await self._plan(backend, manifest, resolved, now)
+        is_ending = decided.is_over or resolved.job.spec.suspend
+        if is_ending:
+            await self._finish_companion(key)
+        else:
+            await self._accompany(key, resolved)
+            await backend.bring_up_to_date()
+        await backend.apply(decided.actions)
+        companion = self._context.companions.get(key)
+        status = job_status.of_job(
+            manifest,
+            resolved,
+            decided,
+            processes,
+            reading=None if companion is None else companion.reading,
+            now=now,
+        )
+        due = await self._context.sayings.status(manifest, status)
+        left = await self._expire(manifest, resolved, status.completion_time, now)
+        moments = [decided.requeue_after, due, left]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def _plan(
+        self, backend: KubernetesBackend, manifest: Manifest, resolved: Resolved, now: float
+    ) -> tuple[Plan, Mapping[str, ProcessStatus]]:
+        """What to do; once the job ends, only of what it owns and what ends by itself."""
+        started_at = seconds_of(manifest.get("status", {}).get("startTime"), now)
+        processes = await backend.observe()
+        observed = Observed(
+            processes, started_at, conditions_of(manifest), is_cancelled=is_cancelled(manifest)
+        )
+        decided = plan(resolved.job.spec, observed, now)
+        if decided.is_over or resolved.job.spec.suspend:
+            owned = {
+                name: status for name, status in processes.items() if _ends_with_job(name, resolved)
+            }
+            decided = plan(resolved.job.spec, replace(observed, processes=owned), now)
+        return decided, processes
+
+    def _resolve(self, manifest: Manifest) -> Resolved:
+        cluster = self._context.cluster
+        return resolve(
+            manifest,
+            self._context.store,
+            redis_url=cluster.redis_url,
+            file_roots=cluster.file_roots,
+        )
+
+    def _backend(self, resolved: Resolved, now: float) -> KubernetesBackend:
+        def manifests(component: Component, is_wanted: bool) -> Sequence[Manifest]:
+            return self._manifests(resolved, component, is_wanted=is_wanted)
+
+        return KubernetesBackend(
+            self._context.api,
+            self._context.store,
+            resolved.names,
+            resolved.job.spec,
+            manifests=manifests,
+            now=now,
+        )
+
+    def _manifests(
+        self, resolved: Resolved, component: Component, *, is_wanted: bool
+    ) -> Sequence[Manifest]:
+        owner, job = resolved.owner, resolved.job
+        if component is Component.ROLLOUT:
+            return [training.pool(owner, job, is_wanted=is_wanted)]
+        if component is Component.TREE_CACHE:
+            return [training.cache(owner, job, is_wanted=is_wanted)]
+        pool, cache = self._parts(resolved)
+        if pool is None:
+            return []
+        return training.training(self._context.cluster, owner, job, pool=pool, cache=cache)
+
+    def _parts(self, resolved: Resolved) -> tuple[Pool | None, Cache | None]:
+        """Pool and cache as they are there."""
+        names, store = resolved.names, self._context.store
+        pool = store.get(Kind.ROLLOUT_POOL, names.namespace, names.pool)
+        cache = names.cache and store.get(Kind.TREE_CACHE, names.namespace, names.cache)
+        return (
+            None if pool is None else pool_resource(pool, file_roots=("/",)),
+            cache_resource(cache) if cache else None,
+        )
+
+    # -- beside the pods
+    async def _accompany(self, key: Key, resolved: Resolved) -> None:
+        """Have a companion that knows the pool and the cache as they are."""
+        pool, cache = self._parts(resolved)
+        if pool is None:
+            return
+        cluster, context = self._context.cluster, self._context
+        there = context.companions.get(key)
+        if there is not None:
+            if len(there.place.engines) == pool.spec.replicas:
+                return
+            await self._end_companion(key)
+        place = Place(
+            job_id=pool.id,
+            job_name=resolved.job.metadata.name,
+            engines=engine_urls(pool, pool.spec.replicas),
+            caches=[] if cache is None else cache_urls(cache),
+            cache_token=lambda: "" if cache is None else tree_cache.token(cluster, cache),
+            server_url=cluster.redis_url,
+            broker_url=cluster.broker_url,
+            telemetry=None,
+        )
+        context.companions[key] = Companion(
+            resolved.job.spec,
+            place,
+            token=lambda: rollout_pool.token(cluster, pool),
+            clock=context.clock,
+            on_reading=lambda: _look_at(context, key, resolved),
+        )
+
+    async def _finish_companion(self, key: Key) -> None:
+        companion = self._context.companions.get(key)
+        if companion is not None:
+            await companion.finish()
+            del self._context.companions[key]
+
+    async def _end_companion(self, key: Key) -> None:
+        companion = self._context.companions.pop(key, None)
+        if companion is not None:
+            await companion.stop()
+
+    # -- ends
+    async def _expire(
+        self, manifest: Manifest, resolved: Resolved, ended: str | None, now: float
+    ) -> float | None:
+        """Delete a job whose time after its end is over; else how long it has."""
+        ttl = resolved.job.spec.ttl_seconds_after_finished
+        if ttl is None or ended is None:
+            return None
+        left = seconds_of(ended, now) + ttl - now
+        if left > 0:
+            return left
+        metadata = manifest["metadata"]
+        await self._context.api.delete(Kind.SRT_JOB, metadata["namespace"], metadata["name"])
+        return None
+
+    async def _let_go(self, manifest: Manifest) -> float | None:
+        """Remove what the job has on the server, then the finalizer."""
+        if FINALIZER not in finalizers(manifest):
+            return None
+        self._context.sayings.forget(manifest["metadata"]["uid"])
+        if not is_skipped(manifest):
+            try:
+                await self._forget(manifest)
+            except CoordinationUnavailable as error:
+                await self._say_why_it_stays(manifest, error)
+                return RETRY_SECONDS
+        await self._set_finalizers(manifest, [f for f in finalizers(manifest) if f != FINALIZER])
+        return None
+
+    async def _forget(self, manifest: Manifest) -> None:
+        """Raises CoordinationUnavailable."""
+        try:
+            resolved = self._resolve(manifest)
+        except Refused:
+            return  # it never had anything
+        pool, _ = self._parts(resolved)
+        job_id = resolved.owner.uid if pool is None else pool.id
+        url = self._context.cluster.redis_url
+        coordination = Coordination.from_url(url, job=job_id)
+        dispatcher = CeleryDispatcher(self._context.cluster.broker_url, job=job_id)
+        try:
+            await coordination.forget_job()
+            if pool is not None:
+                for engine in engine_urls(pool, resolved.job.spec.rollout.pool.replicas):
+                    await dispatcher.forget(engine)
+        finally:
+            await coordination.close()
+            await dispatcher.close()
+
+    async def _say_why_it_stays(self, manifest: Manifest, error: CoordinationUnavailable) -> None:
+        name = manifest["metadata"]["name"]
+        message = (
+            f"what it has in Redis cannot be removed ({error}); it is tried again. To leave it "
+            f"there: kubectl annotate srtjob {name} srt-rl.dev/skip-cleanup=true"
+        )
+        await self._context.sayings.event(manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True)
+
+    async def _set_finalizers(self, manifest: Manifest, wanted: list[str]) -> None:
+        metadata = manifest["metadata"]
+        change = {"finalizers": wanted, "resourceVersion": metadata["resourceVersion"]}
+        await self._context.api.merge(
+            Kind.SRT_JOB, metadata["namespace"], metadata["name"], {"metadata": change}
+        )
+
+
+def _ends_with_job(process: str, resolved: Resolved) -> bool:
+    """Whether the end of a job waits for a process: its own pods, but for workers beside engines,
+    which go with them.
+    """
+    if process.startswith(f"{Component.RUN_AHEAD}-"):
+        return False
+    if process.startswith(f"{Component.ROLLOUT}-"):
+        return resolved.names.owns_pool
+    return not process.startswith(f"{Component.TREE_CACHE}-") or resolved.names.owns_cache
+
+
+def _look_at(context: Context, key: Key, resolved: Resolved) -> None:
+    """Something was heard of a job: its own, its pool's and its cache's status may be new."""
+    names = resolved.names
+    context.queue.add(key)
+    context.queue.add((str(Kind.ROLLOUT_POOL), names.namespace, names.pool))
+    if names.cache is not None:
+        context.queue.add((str(Kind.TREE_CACHE), names.namespace, names.cache))

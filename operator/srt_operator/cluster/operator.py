@@ -1,0 +1,136 @@
+"""The replica that leads: takes in what watches tell, and looks at what changed.
+
+* Level-triggered: a look decides from the store, so a lost event costs a resync at most.
+* A look that fails is tried again after a growing pause; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from srt_common.errors import SRTError
+from srt_operator.backends.kubernetes_api import KubernetesConflict, KubernetesRefused
+from srt_operator.cluster.caches import CacheController
+from srt_operator.cluster.context import WATCHED, Context, Controller
+from srt_operator.cluster.interest import interested
+from srt_operator.cluster.jobs import JobController
+from srt_operator.cluster.pools import PoolController
+from srt_operator.cluster.store import Key
+from srt_operator.constants import Kind
+from srt_operator.handlers import CHILDREN, SELECTOR
+from srt_operator.manifests.kubernetes.objects import Manifest
+
+RESYNC_SECONDS: Final = 300.0
+NUM_WORKERS: Final = 4
+MAX_PAUSE_SECONDS: Final = 60.0
+HTTP_GONE: Final = 404
+"""What was looked at went in the meantime."""
+_LOG = logging.getLogger(__name__)
+
+
+class Operator:
+    """Looks after all resources."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        namespaces: Sequence[str],
+        observe_seconds: Callable[[float], None],
+    ) -> None:
+        """``namespaces``: empty: all; ``observe_seconds``: gets the duration of each look."""
+        self._context = context
+        self._namespaces = namespaces
+        self._observe_seconds = observe_seconds
+        self._num_failures: dict[Key, int] = {}
+        self._controllers: Mapping[str, Controller] = {
+            Kind.SRT_JOB: JobController(context),
+            Kind.ROLLOUT_POOL: PoolController(context),
+            Kind.TREE_CACHE: CacheController(context),
+        }
+
+    def hear(self, manifest: Manifest, is_gone: bool) -> None:
+        """Something changed."""
+        concerned = interested(manifest, self._context.store)
+        if is_gone:
+            self._context.store.drop(manifest)
+        elif not self._context.store.put(manifest):
+            return
+        for key in concerned | interested(manifest, self._context.store):
+            self._context.queue.add(key)
+
+    async def run(self) -> None:
+        """List, look, and go on until cancelled."""
+        await self.resync()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resync_often())
+            for _ in range(NUM_WORKERS):
+                tasks.create_task(self._work())
+
+    async def close(self) -> None:
+        """End what goes on beside pods; bubbles expire by themselves."""
+        for companion in self._context.companions.values():
+            await companion.stop()
+        self._context.companions.clear()
+
+    async def resync(self) -> None:
+        """List everything anew and look at every resource."""
+        store = self._context.store
+        for kind in WATCHED:
+            labels = SELECTOR if kind in CHILDREN else ""
+            for namespace in self._namespaces or (None,):
+                found, _ = await self._context.api.list(kind, namespace, labels=labels)
+                for key in store.replace(kind, namespace, found):
+                    self._look_at(key)
+        for kind in Kind:
+            for manifest in store.of_kind(kind):
+                metadata = manifest["metadata"]
+                self._look_at((str(kind), metadata["namespace"], metadata["name"]))
+
+    def _look_at(self, key: Key) -> None:
+        if key[0] in list(Kind):
+            self._context.queue.add(key)
+
+    async def _resync_often(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.resync()
+            except SRTError as error:
+                _LOG.warning("no resync", extra={"reason": str(error)})
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._context.queue.take()
+            started = time.monotonic()
+            try:
+                after = await self._look(key)
+            finally:
+                self._context.queue.done(key)
+            self._observe_seconds(time.monotonic() - started)
+            if after is not None:
+                self._context.queue.add(key, after=max(after, 0.05))
+
+    async def _look(self, key: Key) -> float | None:
+        kind, namespace, name = key
+        try:
+            after = await self._controllers[kind].reconcile(namespace, name)
+        except KubernetesConflict:
+            return 0.2  # somebody else was first; what they wrote comes with the next event
+        except KubernetesRefused as error:
+            return None if error.status == HTTP_GONE else self._failed(key, error)
+        except SRTError as error:
+            return self._failed(key, error)
+        self._num_failures.pop(key, None)
+        return after
+
+    def _failed(self, key: Key, error: SRTError) -> float:
+        """Seconds until the next try."""
+        failures = self._num_failures[key] = self._num_failures.get(key, 0) + 1
+        extra = {"resource": "/".join(key), "reason": str(error), "failures": failures}
+        _LOG.warning("a look failed", extra=extra)
+        return min(2.0 ** min(failures, 10) / 2, MAX_PAUSE_SECONDS)

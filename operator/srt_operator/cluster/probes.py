@@ -1,0 +1,71 @@
+"""The operator's probes and metrics over HTTP: ``/livez``, ``/readyz``, ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from srt_operator.backends.kubernetes_api import KubernetesApi
+from srt_operator.cluster.queue import WorkQueue
+from srt_operator.cluster.store import Key
+
+
+class Metrics:
+    """What the operator counts of itself."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.is_leading = Gauge(
+            "srt_operator_leading", "1: this replica acts", registry=self.registry
+        )
+        self.looks = Histogram(
+            "srt_operator_reconcile_duration_seconds",
+            "Duration of one look at one resource",
+            registry=self.registry,
+        )
+        self.api_calls = Counter(
+            "srt_operator_api_calls", "Calls of the Kubernetes API", registry=self.registry
+        )
+        self.queued = Gauge(
+            "srt_operator_queue_length", "Resources to look at", registry=self.registry
+        )
+        self._num_calls = 0
+
+    def refresh(self, api: KubernetesApi, queue: WorkQueue[Key]) -> None:
+        """Take in what others count."""
+        self.api_calls.inc(api.num_calls - self._num_calls)
+        self._num_calls = api.num_calls
+        self.queued.set(len(queue))
+
+
+@asynccontextmanager
+async def serving(
+    host: str, port: int, *, metrics: Metrics, refresh: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Serve inside the block. ``refresh``: called before metrics are read."""
+
+    async def fine(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def numbers(_request: web.Request) -> web.Response:
+        refresh()
+        return web.Response(
+            body=generate_latest(metrics.registry),
+            headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4},
+        )
+
+    app = web.Application()
+    app.add_routes(
+        [web.get("/livez", fine), web.get("/readyz", fine), web.get("/metrics", numbers)]
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,62 @@
+"""What is to be looked at: each thing once, however often it changed, and again at given times.
+
+* Belongs to one event loop. A key that is being worked on is not handed out a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class WorkQueue(Generic[Item]):
+    """Keys in the order they became due."""
+
+    def __init__(self) -> None:
+        self._due: dict[Item, None] = {}
+        self._working: set[Item] = set()
+        self._timers: dict[Item, asyncio.TimerHandle] = {}
+        self._is_filled = asyncio.Event()
+
+    def add(self, item: Item, *, after: float = 0.0) -> None:
+        """Look at ``item`` in ``after`` seconds, or at an earlier time already planned."""
+        if after <= 0:
+            self._now(item)
+            return
+        loop = asyncio.get_running_loop()
+        planned = self._timers.get(item)
+        if planned is not None and planned.when() <= loop.time() + after:
+            return
+        if planned is not None:
+            planned.cancel()
+        self._timers[item] = loop.call_later(after, self._now, item)
+
+    async def take(self) -> Item:
+        """The next one that nobody works on; `done` must follow."""
+        while True:
+            for item in self._due:
+                if item not in self._working:
+                    del self._due[item]
+                    self._working.add(item)
+                    return item
+            self._is_filled.clear()
+            await self._is_filled.wait()
+
+    def done(self, item: Item) -> None:
+        """Nobody works on it any more."""
+        self._working.discard(item)
+        if item in self._due:
+            self._is_filled.set()
+
+    def __len__(self) -> int:
+        """How many are due."""
+        return len(self._due)
+
+    def _now(self, item: Item) -> None:
+        timer = self._timers.pop(item, None)
+        if timer is not None:
+            timer.cancel()
+        self._due[item] = None
+        self._is_filled.set()

@@ -1,0 +1,205 @@
+"""A job as it is in a cluster: read from the API server, references replaced by what they name.
+
+Pure. What is not allowed or not there is a sentence and a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from srt_common.errors import ConfigurationError
+from srt_operator import job_file, places
+from srt_operator.backends.kubernetes import Names
+from srt_operator.caches import RedisSpec, TreeCache, TreeCacheReplicas, TreeCacheTemplate
+from srt_operator.cluster.store import Store
+from srt_operator.constants import ConditionType, Kind, Reason
+from srt_operator.manifests.kubernetes.cluster import Cache, Pool
+from srt_operator.manifests.kubernetes.objects import Manifest, Resource, Spec
+from srt_operator.pools import RolloutPool, RolloutTemplate
+from srt_operator.resources import JobTreeCacheSpec, SRTJob, SRTJobSpec
+
+KEPT = ("name", "namespace", "labels", "annotations")
+
+
+class Refused(Exception):
+    """A resource that cannot be acted on now."""
+
+    def __init__(
+        self, reason: Reason, message: str, *, missing: ConditionType | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.missing = missing
+        """The condition that waits for something that is not there; None: it is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A job with everything it refers to."""
+
+    owner: Resource[Any]
+    job: SRTJob
+    """Templates in place of references, the operator's server in place of none."""
+    names: Names
+
+
+def document_of(manifest: Manifest) -> dict[str, Any]:
+    """A resource without what only the API server knows."""
+    metadata = {k: v for k, v in manifest["metadata"].items() if k in KEPT}
+    rest = {k: v for k, v in manifest.items() if k in ("apiVersion", "kind", "spec")}
+    return {**rest, "metadata": metadata}
+
+
+def resource_of(manifest: Manifest, spec: Spec) -> Resource[Spec]:
+    """A resource as the API server has it, around its typed spec."""
+    metadata = manifest["metadata"]
+    owners = [owner for owner in metadata.get("ownerReferences", ()) if owner.get("controller")]
+    return Resource(
+        kind=Kind(manifest["kind"]),
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        spec=spec,
+        generation=metadata.get("generation", 1),
+        labels=metadata.get("labels", {}),
+        owner_uid=owners[0]["uid"] if owners else None,
+    )
+
+
+def pool_resource(manifest: Manifest, *, file_roots: Sequence[str]) -> Pool:
+    """A RolloutPool. Raises Refused."""
+    try:
+        spec = RolloutPool.model_validate(document_of(manifest)).spec
+    except ValidationError as error:
+        raise Refused(Reason.VALIDATION_FAILED, _sentences(error)) from error
+    if faults := places.model_faults(spec.model.uri, file_roots=file_roots):
+        raise Refused(Reason.VALIDATION_FAILED, "; ".join(faults))
+    return resource_of(manifest, spec)
+
+
+def cache_resource(manifest: Manifest) -> Cache:
+    """A TreeCache. Raises Refused."""
+    try:
+        spec = TreeCache.model_validate(document_of(manifest)).spec
+    except ValidationError as error:
+        raise Refused(Reason.VALIDATION_FAILED, _sentences(error)) from error
+    return resource_of(manifest, spec)
+
+
+def resolve(
+    manifest: Manifest, store: Store, *, redis_url: str, file_roots: Sequence[str]
+) -> Resolved:
+    """A job as it is to be acted on.
+
+    Raises:
+        Refused: it cannot be, for now or for good.
+    """
+    try:
+        job = job_file.job_of(document_of(manifest))
+    except ConfigurationError as error:
+        raise Refused(Reason.VALIDATION_FAILED, "; ".join(error.faults)) from error
+    if faults := places.cluster_faults(job.spec, file_roots=file_roots):
+        raise Refused(Reason.VALIDATION_FAILED, "; ".join(faults))
+    owner = resource_of(manifest, job.spec)
+    spec = _with_cache(_with_pool(job.spec, store, owner), store, owner, redis_url=redis_url)
+    pool_ref, cache_ref = job.spec.rollout.pool_ref, spec.tree_cache.cache_ref
+    cache_name = job.metadata.name if cache_ref is None else cache_ref.name
+    return Resolved(
+        owner=owner,
+        job=job.model_copy(update={"spec": spec}),
+        names=Names(
+            namespace=owner.namespace,
+            job=job.metadata.name,
+            pool=job.metadata.name if pool_ref is None else pool_ref.name,
+            cache=cache_name if spec.rollout.pool.drafter.enabled else None,
+            owns_pool=pool_ref is None,
+            owns_cache=cache_ref is None,
+        ),
+    )
+
+
+def _with_pool(spec: SRTJobSpec, store: Store, owner: Resource[Any]) -> SRTJobSpec:
+    """The template of a pool in place of a reference to it, and with it the pool's cache."""
+    reference = spec.rollout.pool_ref
+    if reference is None:
+        return spec
+    manifest = store.get(Kind.ROLLOUT_POOL, owner.namespace, reference.name)
+    if manifest is None:
+        raise _missing(ConditionType.ROLLOUT_READY, "spec.rollout.poolRef.name", reference.name)
+    if (other := _user_of(reference.name, store, owner)) is not None:
+        message = f"RolloutPool {reference.name} serves SRTJob {other}; this one waits for its end"
+        raise Refused(Reason.POOL_IN_USE, message, missing=ConditionType.ROLLOUT_READY)
+    pool = pool_resource(manifest, file_roots=("/",)).spec
+    if pool.replicas == 0:
+        message = f"RolloutPool {reference.name} has no replicas: scale it up"
+        raise Refused(Reason.REPLICAS_MISSING, message, missing=ConditionType.ROLLOUT_READY)
+    template = RolloutTemplate(
+        replicas=pool.replicas,
+        engine=pool.engine,
+        drafter=pool.drafter,
+        drainSeconds=pool.drain_seconds,
+        podTemplate=pool.pod_template,
+    )
+    rollout = spec.rollout.model_copy(update={"template": template})
+    tree_cache = JobTreeCacheSpec(cacheRef=pool.tree_cache_ref)
+    return spec.model_copy(update={"rollout": rollout, "tree_cache": tree_cache})
+
+
+def _with_cache(
+    spec: SRTJobSpec, store: Store, owner: Resource[Any], *, redis_url: str
+) -> SRTJobSpec:
+    """The template of a cache in place of a reference, on the operator's server."""
+    reference = spec.tree_cache.cache_ref
+    cache: TreeCacheReplicas
+    if reference is None:
+        cache = spec.tree_cache.cache
+    else:
+        manifest = store.get(Kind.TREE_CACHE, owner.namespace, reference.name)
+        if manifest is None:
+            field = "spec.treeCache.cacheRef.name"
+            raise _missing(ConditionType.TREE_CACHE_READY, field, reference.name)
+        cache = cache_resource(manifest).spec
+    template = TreeCacheTemplate(
+        replicas=cache.replicas,
+        shards=cache.shards,
+        retention=cache.retention,
+        redis=RedisSpec(endpoint=redis_url),
+    )
+    tree_cache = JobTreeCacheSpec(template=template, cacheRef=reference)
+    return spec.model_copy(update={"tree_cache": tree_cache})
+
+
+def _user_of(pool: str, store: Store, owner: Resource[Any]) -> str | None:
+    """An older job that samples from the pool and has not ended."""
+    mine = store.get(Kind.SRT_JOB, owner.namespace, owner.name)
+    assert mine is not None
+    for other in store.of_kind(Kind.SRT_JOB):
+        metadata, spec = other["metadata"], other["spec"]
+        is_neighbour = metadata["namespace"] == owner.namespace and metadata["uid"] != owner.uid
+        reference = spec.get("rollout", {}).get("poolRef", {}).get("name")
+        has_ended = other.get("status", {}).get("phase") in ("Complete", "Failed", "Suspended")
+        if is_neighbour and reference == pool and not has_ended and _age(other) < _age(mine):
+            return str(metadata["name"])
+    return None
+
+
+def _age(manifest: Manifest) -> tuple[str, str]:
+    return manifest["metadata"]["creationTimestamp"], manifest["metadata"]["name"]
+
+
+def _missing(condition: ConditionType, field: str, name: str) -> Refused:
+    message = f"{field} is {name!r}: there is none of that name in the namespace"
+    return Refused(Reason.REFERENCE_MISSING, message, missing=condition)
+
+
+def _sentences(error: ValidationError) -> str:
+    sentences = []
+    for fault in error.errors(include_url=False):
+        path = ".".join(map(str, fault["loc"])) or "spec"
+        sentences.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
+    return "; ".join(sentences)

@@ -1,0 +1,1 @@
+"""What a job consists of in a cluster: pure builders of Kubernetes objects."""

@@ -1,0 +1,273 @@
+"""The operator process on a real control plane: from a job to its pods and through its ends, with
+statuses, events, references, finalizers. A kubelet is played; pods really run in the node's tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.cluster import ControlPlane
+from support.jobs import JOB
+from support.operator_process import OperatorProcess, PlayedKubelet, wait_for
+from support.redis_server import RedisServer
+
+DEFINITIONS = Path(__file__).parents[2] / "charts" / "srt-crds" / "templates"
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer.started() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane: ControlPlane) -> ControlPlane:
+    control_plane.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
+    control_plane.kubectl(
+        "wait", "--for=condition=Established", "--timeout=30s", "-f", str(DEFINITIONS)
+    )
+    return control_plane
+
+
+@pytest.fixture(scope="module")
+def operator(
+    plane: ControlPlane, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    folder = tmp_path_factory.mktemp("operator")
+    with OperatorProcess.started(plane, folder, redis.url) as process:
+        yield process
+
+
+@pytest.fixture
+def stage(
+    plane: ControlPlane, operator: OperatorProcess, request: pytest.FixtureRequest
+) -> Iterator[Stage]:
+    name = f"t{abs(hash(request.node.name)) % 10**8}"
+    plane.kubectl("create", "namespace", name)
+    yield Stage(plane, name)
+    assert "Traceback" not in operator.log()
+
+
+class Stage:
+    """A namespace, and what one does there."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.plane = plane
+        self.namespace = namespace
+        self.kubelet = PlayedKubelet(plane, namespace)
+
+    def apply(self, name: str, **changes: Any) -> None:
+        document = yaml.safe_load(JOB)
+        document["metadata"] = {"name": name, "namespace": self.namespace}
+        for path, value in changes.items():
+            part = document["spec"]
+            *parents, last = path.split("__")
+            for parent in parents:
+                part = part.setdefault(parent, {})
+            part[last] = value
+        self.plane.apply(document, "--server-side")
+
+    def job(self, name: str) -> dict[str, Any]:
+        return self.plane.get("srtjob", name, "-n", self.namespace)
+
+    def condition(self, kind: str, name: str, of_type: str) -> dict[str, Any]:
+        found = self.plane.get(kind, name, "-n", self.namespace).get("status", {})
+        matching = [c for c in found.get("conditions", ()) if c["type"] == of_type]
+        return matching[0] if matching else {"status": "Unknown", "reason": "", "message": ""}
+
+    def until(self, kind: str, name: str, of_type: str, status: str = "True") -> dict[str, Any]:
+        wait_for(
+            lambda: self.condition(kind, name, of_type)["status"] == status,
+            f"{of_type} of {kind} {name} is {status}",
+        )
+        return self.condition(kind, name, of_type)
+
+    def names(self, kinds: str) -> list[str]:
+        return self.plane.names(kinds, "-n", self.namespace)
+
+    def run_until_training(self, job: str) -> None:
+        self.kubelet.make_ready(1, role="tree-cache")
+        self.kubelet.make_ready(2, role="rollout")
+        self.kubelet.make_ready(1, role="trainer")
+        self.until("srtjob", job, "TrainerReady")
+
+    def swept(self, answer: Any, what: str) -> None:
+        def look() -> object:
+            self.kubelet.sweep()
+            return answer()
+
+        wait_for(look, what)
+
+    def reasons(self) -> set[str]:
+        return {e["reason"] for e in self.plane.get("events", "-n", self.namespace)["items"]}
+
+
+def test_a_job_runs_from_its_cache_to_its_end(stage: Stage) -> None:
+    stage.apply("sums")
+    stage.kubelet.make_ready(1, role="tree-cache")
+    stage.until("treecache", "sums", "Ready")
+    stage.kubelet.make_ready(2, role="rollout")
+    stage.until("rolloutpool", "sums", "Available")
+    stage.kubelet.make_ready(1, role="trainer")
+    stage.until("srtjob", "sums", "Ready")
+    status = stage.job("sums")["status"]
+    assert status["phase"] == "Running"
+    assert status["rollout"]["display"] == "2/2"
+    assert status["progress"]["display"] == "0/3"
+    stage.kubelet.end(0, role="trainer")
+    stage.until("srtjob", "sums", "Complete")
+    stage.swept(lambda: not stage.kubelet.pods(role="rollout"), "engines are gone")
+    stage.swept(lambda: not stage.kubelet.pods(role="tree-cache"), "the cache's pods are gone")
+    status = stage.job("sums")["status"]
+    assert (status["phase"], status["progress"]["display"]) == ("Complete", "3/3")
+    assert status["completionTime"]
+    assert {"Accepted", "TrainerReady", "Complete"} <= stage.reasons()
+    columns = stage.plane.kubectl("get", "srt", "-n", stage.namespace)
+    assert "Complete" in columns
+    assert "3/3" in columns
+
+
+def test_nothing_of_a_deleted_job_stays(stage: Stage) -> None:
+    stage.apply("gone")
+    stage.run_until_training("gone")
+    stage.plane.kubectl("delete", "srtjob", "gone", "-n", stage.namespace, "--wait=false")
+    kinds = (
+        "srtjobs,rolloutpools,treecaches,statefulsets,jobs,pods,services,secrets,"
+        "poddisruptionbudgets"
+    )
+    stage.swept(lambda: stage.names(kinds) == [], "everything is gone")
+
+
+def test_a_suspended_job_stops_and_goes_on(stage: Stage) -> None:
+    stage.apply("pause")
+    stage.run_until_training("pause")
+    uid = stage.plane.get("treecache", "pause", "-n", stage.namespace)["metadata"]["uid"]
+    stage.apply("pause", suspend=True)
+    stage.until("srtjob", "pause", "Suspended")
+    stage.swept(lambda: stage.names("pods") == [], "pods are gone")
+    assert stage.job("pause")["status"]["phase"] == "Suspended"
+    stage.apply("pause", suspend=False)
+    stage.run_until_training("pause")
+    assert stage.plane.get("treecache", "pause", "-n", stage.namespace)["metadata"]["uid"] == uid
+
+
+def test_a_trainer_that_fails_too_often_fails_the_job(stage: Stage) -> None:
+    stage.apply("fails", backoffLimit=1)
+    stage.run_until_training("fails")
+    [pod] = stage.kubelet.pods(role="trainer")
+    when = "2026-01-01T00:00:00Z"
+    ended = {"terminated": {"exitCode": 1, "startedAt": when, "finishedAt": when}}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    stage.kubelet.set_state(pod, waiting, restarts=1, last=ended)
+    condition = stage.until("srtjob", "fails", "Failed")
+    assert condition["reason"] == "BackoffLimitExceeded"
+    assert "trainer ended with status 1 after 1 restarts" in condition["message"]
+
+
+def test_settings_that_a_pod_refuses_fail_the_job_at_once(stage: Stage) -> None:
+    stage.apply("refused")
+    stage.kubelet.make_ready(1, role="tree-cache")
+    wait_for(lambda: len(stage.kubelet.pods(role="rollout")) == 2, "two engines")
+    when = "2026-01-01T00:00:00Z"
+    ended = {"terminated": {"exitCode": 2, "startedAt": when, "finishedAt": when}}
+    for pod in stage.kubelet.pods(role="rollout"):
+        waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+        stage.kubelet.set_state(pod, waiting, restarts=1, last=ended)
+    assert stage.until("srtjob", "refused", "Failed")["reason"] == "ConfigurationRefused"
+
+
+def test_what_a_cluster_does_not_allow_is_a_sentence(stage: Stage) -> None:
+    stage.apply("shadow", model={"uri": "file:///etc/shadow"})
+    condition = stage.until("srtjob", "shadow", "Accepted", "False")
+    assert condition["reason"] == "ValidationFailed"
+    assert condition["message"] == (
+        "spec.model.uri is 'file:///etc/shadow': allowed in a cluster is file:// below /models "
+        "or /data"
+    )
+    assert stage.names("rolloutpools,treecaches,jobs") == []
+
+
+def test_a_job_waits_for_the_cache_it_refers_to(stage: Stage) -> None:
+    stage.apply("waits", treeCache={"cacheRef": {"name": "shared"}})
+    condition = stage.until("srtjob", "waits", "TreeCacheReady", "False")
+    assert condition["reason"] == "ReferenceMissing"
+    cache = {
+        "apiVersion": "srt-rl.dev/v1alpha1",
+        "kind": "TreeCache",
+        "metadata": {"name": "shared", "namespace": stage.namespace},
+        "spec": {"shards": 16},
+    }
+    stage.plane.apply(cache)
+    stage.run_until_training("waits")
+    assert stage.names("treecaches") == ["treecache.srt-rl.dev/shared"]
+    stage.kubelet.end(0, role="trainer")
+    stage.until("srtjob", "waits", "Complete")
+    stage.swept(lambda: not stage.kubelet.pods(role="rollout"), "its engines are gone")
+    assert len(stage.kubelet.pods(role="tree-cache")) == 1
+
+
+def test_a_pool_is_used_by_one_job_after_the_other_and_stays(stage: Stage) -> None:
+    pool = {
+        "apiVersion": "srt-rl.dev/v1alpha1",
+        "kind": "RolloutPool",
+        "metadata": {"name": "pool", "namespace": stage.namespace},
+        "spec": {
+            "model": {"uri": "file:///models/tiny"},
+            "engine": {"maxNumSeqs": 16, "maxModelLen": 128},
+            "drafter": {"enabled": False},
+            "runAhead": {"enabled": False},
+        },
+    }
+    stage.plane.apply(pool)
+    stage.kubelet.make_ready(1, role="rollout")
+    stage.apply("first", rollout={"poolRef": {"name": "pool"}}, runAhead={"enabled": False})
+    stage.kubelet.make_ready(1, role="trainer")
+    stage.until("srtjob", "first", "TrainerReady")
+    stage.apply("second", rollout={"poolRef": {"name": "pool"}}, runAhead={"enabled": False})
+    condition = stage.until("srtjob", "second", "RolloutReady", "False")
+    assert condition["reason"] == "PoolInUse"
+    stage.kubelet.end(0, role="trainer")
+    stage.until("srtjob", "first", "Complete")
+    stage.kubelet.make_ready(2, role="trainer")
+    stage.until("srtjob", "second", "TrainerReady")
+    assert len(stage.kubelet.pods(role="rollout")) == 1
+
+
+def test_an_ended_job_is_deleted_after_its_time(stage: Stage) -> None:
+    stage.apply("short", ttlSecondsAfterFinished=1)
+    stage.run_until_training("short")
+    stage.kubelet.end(0, role="trainer")
+    stage.swept(lambda: stage.names("srtjobs") == [], "the job is gone")
+
+
+def test_somebody_elses_job_is_left_alone(stage: Stage) -> None:
+    stage.apply("theirs", managedBy="kueue.x-k8s.io/multikueue")
+    stage.apply("ours")
+    wait_for(lambda: stage.names("treecaches"), "our job's cache")
+    assert stage.names("treecaches") == ["treecache.srt-rl.dev/ours"]
+    assert "status" not in stage.job("theirs")
+    assert "finalizers" not in stage.job("theirs")["metadata"]
+
+
+def test_a_deleted_pod_does_not_end_the_job(stage: Stage) -> None:
+    stage.apply("chaos")
+    stage.run_until_training("chaos")
+    for role in ("rollout", "tree-cache", "trainer"):
+        name = stage.kubelet.pods(role=role)[0]["metadata"]["name"]
+        uid = stage.kubelet.pods(role=role)[0]["metadata"]["uid"]
+        stage.plane.kubectl(
+            "delete", "pod", name, "-n", stage.namespace, "--force", "--grace-period=0"
+        )
+
+        def is_made_anew(role: str = role, uid: str = uid) -> bool:
+            return uid not in {p["metadata"]["uid"] for p in stage.kubelet.pods(role=role)}
+
+        wait_for(is_made_anew, f"{role} is made anew")
+        stage.kubelet.make_ready(2 if role == "rollout" else 1, role=role)
+    stage.until("srtjob", "chaos", "Ready")
+    assert stage.job("chaos")["status"]["phase"] == "Running"

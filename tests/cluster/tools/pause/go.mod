@@ -1,0 +1,3 @@
+module example.invalid/tools/pause
+
+go 1.26

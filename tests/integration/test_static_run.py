@@ -1,0 +1,115 @@
+"""The operator of docker compose beside a real server and endpoints that answer: it leaves what the
+others wait for, waits for the trainer, and writes status and summary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from rich.console import Console
+
+from srt_common.clock import SystemClock
+from srt_common.coordination import Coordination, Phase, PhaseReport
+from srt_common.errors import ConfigurationError
+from srt_operator.job_file import load_job
+from srt_operator.layout import RunLayout
+from srt_operator.resources import SRTJob
+from srt_operator.static_run import StaticSettings, given_site, run_given
+from srt_trainer.settings import parse_settings
+from support.redis_server import RedisServer
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Ready, whatever is asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def job() -> SRTJob:
+    overrides = ["spec.runAhead.enabled=false", "spec.algorithm.steps=1"]
+    return load_job(FILE.read_text(), overrides=overrides)
+
+
+async def trainer(url: str, layout: RunLayout, *phases: Phase) -> None:
+    """Waits for its job description, as the compose file has it, then says what it does."""
+    coordination = Coordination.from_url(url, job="tiny-math")
+    while not layout.trainer_settings.exists():  # noqa: ASYNC110 - what a health check does
+        await asyncio.sleep(0.05)
+    for phase in phases:
+        await coordination.publish_phase(PhaseReport(phase, 0, 0, 0, time.time()))
+        await asyncio.sleep(2.0)
+    await coordination.close()
+
+
+async def run(job: SRTJob, url: str, address: str, folder: Path, *phases: Phase) -> int:
+    settings = StaticSettings(
+        job_file=FILE,
+        run_dir=folder,
+        endpoints=dict.fromkeys(("tree-cache-0", "rollout-0", "rollout-1"), address),
+        redis_url=SecretStr(url),
+    )
+    site = given_site(job, settings)
+    async with asyncio.timeout(25.0):
+        exit_code, _ = await asyncio.gather(
+            run_given(job, site, Console(file=io.StringIO()), SystemClock()),
+            trainer(url, site.layout, *phases),
+        )
+    return exit_code
+
+
+async def test_a_job_runs_to_its_end_and_again(job: SRTJob, address: str, tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "tiny-math")
+    with RedisServer.started() as server:
+        assert await run(job, server.url, address, layout.root, "rollout", "finished") == 0
+        status = json.loads(layout.status.read_text())
+        assert status["phase"] == "Complete"
+        states = {one["name"]: one["state"] for one in status["processes"]}
+        assert set(states) == {"server", "tree-cache-0", "rollout-0", "rollout-1", "trainer"}
+        assert layout.token.stat().st_mode & 0o777 == 0o600
+        settings = parse_settings(json.loads(layout.trainer_settings.read_text()))
+        assert {engine.url for engine in settings.engines} == {address}
+        token = layout.token.read_text()
+        assert await run(job, server.url, address, layout.root, "rollout", "finished") == 0
+        assert layout.token.read_text() == token
+
+
+async def test_another_job_in_the_same_folder_is_refused(
+    job: SRTJob, address: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny-math"
+    other = load_job(FILE.read_text(), overrides=["spec.algorithm.promptsPerStep=4"])
+    with RedisServer.started() as server:
+        assert await run(job, server.url, address, folder, "rollout", "finished") == 0
+        with pytest.raises(ConfigurationError, match="promptsPerStep"):
+            await run(other, server.url, address, folder)

@@ -1,0 +1,203 @@
+"""A real operator process against a control plane, and a kubelet played by hand.
+
+* Pods never start: `PlayedKubelet` writes the statuses that a kubelet would write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.cluster import CommandError, ControlPlane, free_ports
+
+PATIENCE_SECONDS = 60.0
+START_SECONDS = 120.0
+
+
+class OperatorProcess:
+    """One replica."""
+
+    def __init__(
+        self, plane: ControlPlane, folder: Path, redis_url: str, *, identity: str = "operator-a"
+    ) -> None:
+        self._plane = plane
+        self._log = folder / f"{identity}.log"
+        self._identity = identity
+        self.port = free_ports(1)[0]
+        url_file = folder / "redis-url"
+        url_file.write_text(redis_url)
+        self._settings = {
+            "SRT_OPERATOR_NAMESPACE": "default",
+            "SRT_OPERATOR_IDENTITY": identity,
+            "SRT_OPERATOR_REDIS_URL_FILE": str(url_file),
+            "SRT_OPERATOR_IMAGE_TRAINER": "localhost/srt-trainer:1",
+            "SRT_OPERATOR_IMAGE_ROLLOUT": "localhost/srt-rollout:1",
+            "SRT_OPERATOR_IMAGE_TREE_CACHE": "localhost/srt-tree-cache:1",
+            "SRT_OPERATOR_IMAGE_RUNAHEAD": "localhost/srt-runahead:1",
+            "SRT_OPERATOR_HOST": "127.0.0.1",
+            "SRT_OPERATOR_PORT": str(self.port),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def started(
+        cls, plane: ControlPlane, folder: Path, redis_url: str, *, identity: str = "operator-a"
+    ) -> Iterator[OperatorProcess]:
+        """A running replica, ended politely."""
+        operator = cls(plane, folder, redis_url, identity=identity)
+        operator.start()
+        try:
+            operator.wait_until_up()
+            yield operator
+        finally:
+            operator.stop()
+
+    def start(self) -> None:
+        """Start it; it does not wait for the lease."""
+        environment = self._plane.place.environment() | self._settings
+        environment = {k: v for k, v in environment.items() if k != "PYTHONPATH"}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "srt_operator"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            )
+
+    def wait_until_up(self) -> None:
+        """Wait for its probes; importing takes long on a busy machine."""
+        wait_for(self._answers, "the operator's probes", seconds=START_SECONDS)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()
+        try:
+            url = f"http://127.0.0.1:{self.port}/readyz"
+            return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            return self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def log(self) -> str:
+        """What it wrote."""
+        return self._log.read_text(errors="replace")
+
+
+class PlayedKubelet:
+    """Statuses of pods."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self._plane = plane
+        self._namespace = namespace
+
+    def pods(self, **labels: str) -> list[dict[str, Any]]:
+        """Pods with labels of ours."""
+        selector = ",".join(f"srt-rl.dev/{name}={value}" for name, value in labels.items())
+        found = self._plane.get("pods", "-n", self._namespace, "-l", selector)
+        items: list[dict[str, Any]] = found["items"]
+        return items
+
+    def make_ready(self, count: int, **labels: str) -> None:
+        """Wait for so many pods and have them serve."""
+        wait_for(lambda: len(self.pods(**labels)) >= count, f"{count} pods of {labels}")
+        for pod in self.pods(**labels):
+            if pod["status"].get("phase") == "Pending":
+                started = pod["metadata"]["creationTimestamp"]
+                self.set_state(pod, {"running": {"startedAt": started}})
+
+    def end(self, exit_code: int, **labels: str) -> None:
+        """Every container of these pods ends."""
+        when = "2026-01-01T00:00:00Z"
+        state = {"terminated": {"exitCode": exit_code, "finishedAt": when, "startedAt": when}}
+        for pod in self.pods(**labels):
+            self.set_state(pod, state, phase="Failed" if exit_code else "Succeeded")
+
+    def set_state(
+        self,
+        pod: dict[str, Any],
+        state: dict[str, Any],
+        *,
+        phase: str = "Running",
+        restarts: int = 0,
+        last: dict[str, Any] | None = None,
+    ) -> None:
+        """Write one pod's status, unless the pod has gone."""
+        is_ready = "running" in state
+        statuses = [
+            {
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": "",
+                "ready": is_ready,
+                "restartCount": restarts,
+                "state": state,
+                "lastState": last or {},
+            }
+            for container in pod["spec"]["containers"]
+        ]
+        ready = {"type": "Ready", "status": "True" if is_ready else "False"}
+        status = {"phase": phase, "containerStatuses": statuses, "conditions": [ready]}
+        arguments = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        try:
+            self._plane.kubectl(
+                "patch", "pod", pod["metadata"]["name"], "-n", self._namespace, *arguments
+            )
+        except CommandError as error:
+            if "NotFound" not in error.stderr:
+                raise
+
+    def sweep(self) -> None:
+        """Let pods go that are told to."""
+        for pod in self._plane.get("pods", "-n", self._namespace)["items"]:
+            if pod["metadata"].get("deletionTimestamp"):
+                self._plane.kubectl(
+                    "delete",
+                    "pod",
+                    pod["metadata"]["name"],
+                    "-n",
+                    self._namespace,
+                    "--force",
+                    "--grace-period=0",
+                    "--ignore-not-found",
+                )
+
+
+def wait_for(
+    answer: Callable[[], object], what: str, *, seconds: float = PATIENCE_SECONDS
+) -> float:
+    """Wait until ``answer`` is true; how long it took."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        try:
+            if answer():
+                return time.monotonic() - started
+        except CommandError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s")
