@@ -20,7 +20,7 @@ import httpx
 from support.cluster import CommandError, ControlPlane, free_ports
 
 PATIENCE_SECONDS = 60.0
-START_SECONDS = 120.0
+START_SECONDS = 200.0
 
 
 class OperatorProcess:
