@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz test-cluster test-cluster-full images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz test-cluster images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,10 +25,7 @@ $(VENV)/.installed: requirements/cpu.lock $(PACKAGES:=/pyproject.toml) srt_commo
 demo: install ## train a tiny model with SRT off and on, and compare (about 10 minutes)
 	@$(BIN)/srt run docs/examples/tiny-math/job.yaml --compare --fresh
 
-test: install test-rust ## everything that CI runs, at most 25 minutes
-	$(PYTEST) tests
-
-test: install ## everything that CI runs but clusters, at most 25 minutes
+test: install test-rust ## everything but clusters, at most 25 minutes
 	$(PYTEST) tests --ignore tests/cluster
 
 test-rust: ## the Rust core's own tests
@@ -42,10 +39,7 @@ test-integration: install ## real engines, servers and processes
 
 test-cluster: install ## real Kubernetes: API server, control plane, one node (first: 15 minutes to build it)
 	cd tests && ../$(BIN)/python -m support.cluster_tools
-	$(PYTEST) tests/cluster --ignore tests/cluster/full
-
-test-cluster-full: test-cluster ## and what takes longer: failures, many pods
-	$(PYTEST) tests/cluster/full
+	$(PYTEST) tests/cluster
 
 lint: install ## ruff, import boundaries, clippy, rustfmt, shellcheck
 	$(BIN)/ruff check $(SOURCES)

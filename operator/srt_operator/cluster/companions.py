@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -74,18 +74,22 @@ class Companion:
         self._on_reading = on_reading
         self._lines: dict[str, Line] = {}
         self._controller: Controller | None = None
+        self._look: Callable[[], Awaitable[None]] | None = None
         self._task = asyncio.create_task(self._run(), name=f"companion of {place.job_name}")
         self._task.add_done_callback(_log_failure)
 
-    async def finish(self) -> None:
+    async def finish(self) -> Reading:
         """The job is over: close bubbles and read a last time, within a few seconds."""
         try:
             async with asyncio.timeout(FINISH_SECONDS):
                 if self._controller is not None:
                     await self._controller.finish()
+                if self._look is not None:
+                    await self._look()
         except TimeoutError:
-            _LOG.warning("bubbles are left to expire", extra={"job": self.place.job_name})
+            _LOG.warning("the end is not waited for", extra={"job": self.place.job_name})
         await self.stop()
+        return self.reading
 
     async def stop(self) -> None:
         """End it; bubbles expire by themselves."""
@@ -114,7 +118,8 @@ class Companion:
         )
         cache = TreeCacheClient(http, self.place.caches, token=self.place.cache_token)
         pods = RolloutPods(http, self.place.engines, self._clock)
-        while True:
+
+        async def look() -> None:
             await engines.read()
             try:
                 report = await coordination.phase()
@@ -129,6 +134,10 @@ class Companion:
                 run_ahead=_run_ahead(self._lines.get("runahead", {}).get("totals", {})),
                 caches=await cache.stats(),
             )
+
+        self._look = look
+        while True:
+            await look()
             self._on_reading()
             await asyncio.sleep(READ_SECONDS)
 

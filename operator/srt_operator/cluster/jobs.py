@@ -15,7 +15,7 @@ from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_operator.backends.kubernetes import KubernetesBackend, seconds_of
 from srt_operator.cluster import job_status
-from srt_operator.cluster.companions import Companion
+from srt_operator.cluster.companions import Companion, Reading
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_cancelled, is_skipped
 from srt_operator.cluster.resolution import (
@@ -80,18 +80,17 @@ class JobController:
         decided, processes = await self._plan(backend, manifest, resolved, now)
         is_ending = decided.is_over or resolved.job.spec.suspend
         if is_ending:
-            await self._finish_companion(key)
+            reading = await self._finish_companion(key)
         else:
-            await self._accompany(key, resolved)
+            reading = await self._accompany(key, resolved)
             await backend.bring_up_to_date()
         await backend.apply(decided.actions)
-        companion = self._context.companions.get(key)
         status = job_status.of_job(
             manifest,
             resolved,
             decided,
             processes,
-            reading=None if companion is None else companion.reading,
+            reading=reading,
             now=now,
         )
         due = await self._context.sayings.status(manifest, status)
@@ -162,16 +161,16 @@ class JobController:
         )
 
     # -- beside the pods
-    async def _accompany(self, key: Key, resolved: Resolved) -> None:
-        """Have a companion that knows the pool and the cache as they are."""
+    async def _accompany(self, key: Key, resolved: Resolved) -> Reading | None:
+        """Have a companion that knows the pool and the cache as they are; what it heard last."""
         pool, cache = self._parts(resolved)
         if pool is None:
-            return
+            return None
         cluster, context = self._context.cluster, self._context
         there = context.companions.get(key)
         if there is not None:
             if len(there.place.engines) == pool.spec.replicas:
-                return
+                return there.reading
             await self._end_companion(key)
         place = Place(
             job_id=pool.id,
@@ -190,12 +189,11 @@ class JobController:
             clock=context.clock,
             on_reading=lambda: _look_at(context, key, resolved),
         )
+        return None
 
-    async def _finish_companion(self, key: Key) -> None:
-        companion = self._context.companions.get(key)
-        if companion is not None:
-            await companion.finish()
-            del self._context.companions[key]
+    async def _finish_companion(self, key: Key) -> Reading | None:
+        companion = self._context.companions.pop(key, None)
+        return None if companion is None else await companion.finish()
 
     async def _end_companion(self, key: Key) -> None:
         companion = self._context.companions.pop(key, None)
