@@ -32,10 +32,11 @@ from transformers import AutoTokenizer
 
 MODEL = ROOT / "docs" / "examples" / "tiny-math" / "model"
 ARMS = ("none", "suffix", "srt cold", "srt warm")
+LEARNING_ARMS = ("suffix", "srt warm")
 ROWS = (4, 16, 64)
 NUM_PROBLEMS = 24
-WARM_ROUNDS = 6
-"""Rounds before the first that counts: every problem has been seen."""
+WARM_VISITS = 4
+"""Times that every problem has been seen before the first round that counts."""
 TARGETS = {4: (2.0, 3.0), 16: (1.5, 2.0), 64: (0.95, 1.1)}
 """SRT warm over none: at least, goal."""
 ENVIRONMENT = {
@@ -121,16 +122,17 @@ def random_load(rows: int, temperature: float, seed: int) -> Load:
 def measure_recorded(arms: Arms, rows: int, pairs: int) -> list[Round]:
     """All arms on the demo's prompts."""
     prompts = problems()
+    num_warm = WARM_VISITS * NUM_PROBLEMS // max(1, rows // 8)
     rounds = []
-    for at in range(max(WARM_ROUNDS, -(-NUM_PROBLEMS // max(1, rows // 8))) + pairs):
+    for at in range(num_warm + pairs):
         load = recorded_load(arms, prompts, rows, at)
         taken = {}
-        for arm in rotated(ARMS, at):
+        for arm in rotated(ARMS if at >= num_warm else LEARNING_ARMS, at):
             is_cold = arm == "srt cold"
             taken[arm] = arms.decode(arm, replace(load, has_empty_trees=is_cold))
         rounds.append(Round(f"{rows} rows", taken))
         progress(rounds[-1])
-    return rounds[-pairs:]
+    return rounds[num_warm:]
 
 
 def measure_adversarial(arms: Arms, pairs: int) -> list[Round]:
@@ -242,6 +244,7 @@ def main() -> None:
         "Demo model in bfloat16, one thread, log-probabilities on, same prompts and recorded",
         f"lengths for all arms, {pairs} interleaved rounds a load. `suffix` is vLLM's method with",
         "our verification in the place of its CPU kernels, which are wrong at temperature > 0.",
+        f"Suffix and SRT warm have seen each problem {WARM_VISITS} times before.",
         "",
         *targets(recorded, adversarial),
         "",
