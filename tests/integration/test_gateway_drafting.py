@@ -29,7 +29,8 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     update.mkdir(parents=True)
     weights = (model / "model.safetensors").read_bytes()
     (update / "model.safetensors").write_bytes(weights)
-    with GatewayProcess.started(folder, model, SRT_ROLLOUT_MAX_DRAFT_TOKENS="8") as started:
+    always = {"SRT_ROLLOUT_MAX_DRAFT_TOKENS": "8", "SRT_DRAFTER_MIN_SURVIVAL": "0.02"}
+    with GatewayProcess.started(folder, model, **always) as started:
         yield started
 
 

@@ -131,6 +131,7 @@ def test_a_restarted_engine_knows_how_far_to_trust_its_trees(
     start: Callable[[str], Engine],
 ) -> None:
     first = start("first")
+    eventually(lambda: bool(first.sync.stats()["is_warm"]))
     first.sample([1, 2, 3, 4], sequence_id=11)
     for sequence_id in range(20, 30):
         first.sample([1, 2], sequence_id=sequence_id, overlap=0.25)
