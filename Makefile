@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz test-cluster images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz cluster-packages test-cluster images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,9 @@ test-unit: install ## the fast part
 
 test-integration: install ## real engines, servers and processes
 	$(PYTEST) tests/integration
+
+cluster-packages: ## Debian packages that a node of make test-cluster takes (root)
+	apt-get install -y -qq --no-install-recommends iptables nftables conntrack debootstrap libseccomp-dev pkg-config iproute2 socat >/dev/null
 
 test-cluster: install ## real Kubernetes: API server, control plane, one node (first: 15 minutes to build it)
 	cd tests && ../$(BIN)/python -m support.cluster_tools

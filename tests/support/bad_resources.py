@@ -189,7 +189,7 @@ MISTAKES: Final = [
     Bad("RolloutPool", "spec.replicas", -1),
     Bad("RolloutPool", "spec.engine.kvCacheMemory", "1Ki"),
     Bad("TreeCache", "spec.shards", 17),
-    Bad("TreeCache", "spec.replicas", 0),
+    Bad("TreeCache", "spec.replicas", -1),
     Bad("TreeCache", "spec.deletionPolicy", "Keep"),
 ]
 """What people get wrong: bounds of fields and every rule between fields."""

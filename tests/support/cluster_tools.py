@@ -45,7 +45,7 @@ def missing_for_node() -> str | None:
     if os.geteuid() != 0:
         return "no node of a cluster here: it takes root, for its own namespaces and mounts"
     if lacking := _lacking((*NODE_COMMANDS, "debootstrap")):
-        return f"no node of a cluster here: {', '.join(lacking)} missing (apt-get install them)"
+        return f"no node of a cluster here: {', '.join(lacking)} missing (make cluster-packages)"
     if not Path("/sys/fs/cgroup/memory").is_dir():
         return "no node of a cluster here: the scripts know cgroup v1 only, this machine has v2"
     return None
