@@ -20,8 +20,8 @@ import httpx
 
 from support.cluster import CommandError, ControlPlane, free_ports
 
-PATIENCE_SECONDS = 60.0
-START_SECONDS = 200.0
+PATIENCE_SECONDS = 150.0
+START_SECONDS = 600.0
 
 
 class OperatorProcess:

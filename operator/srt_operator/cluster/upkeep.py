@@ -64,8 +64,10 @@ class Upkeep:
         await self._api.delete(kind, namespace, name)
 
     def doubt(self) -> None:
-        """What is not watched may have changed."""
-        self._applied = {key: last for key, last in self._applied.items() if key[0] in WATCHED}
+        """What is not watched may have changed; what is gone is not ours any more."""
+        self._applied = {
+            key: last for key, last in self._applied.items() if self._store.get(*key) is not None
+        }
 
     def _has_changed(self, key: Key, last: _Applied | None, there: Manifest | None) -> bool:
         if key[0] not in WATCHED:
