@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from srt_common.cancellation import cancel_and_wait
-from srt_common.clock import SystemClock
+from srt_common.clock import Clock, SystemClock
 from srt_common.errors import ConfigurationError
 from srt_common.telemetry.setup import configure
 from srt_operator.backends.kubernetes_api import (
@@ -32,11 +32,12 @@ from srt_operator.backends.kubernetes_api import (
 )
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import Operator
-from srt_operator.cluster.probes import Metrics, serving
+from srt_operator.cluster.probes import Health, Metrics, serving
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.settings import OperatorSettings, pod_defaults, redis_url
 from srt_operator.cluster.store import Key, Store
+from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.election import Election
 from srt_operator.handlers import watch
 from srt_operator.manifests.kubernetes.cluster import Cluster
@@ -88,23 +89,26 @@ async def serve(settings: OperatorSettings) -> int:
         api = await KubernetesApi.connect()
         stack.push_async_callback(api.close)
         clock, queue, metrics = SystemClock(), WorkQueue[Key](), Metrics()
-        refresh = partial(metrics.refresh, api, queue)
-        probes = serving(settings.host, settings.port, metrics=metrics, refresh=refresh)
+        refresh, health = partial(metrics.refresh, api.calls, queue), Health(api.calls, clock)
+        probes = serving(
+            settings.host, settings.port, metrics=metrics, refresh=refresh, health=health
+        )
         await stack.enter_async_context(probes)
         election = Election(
             api, namespace=settings.namespace, identity=settings.identity, clock=clock
         )
+        health.ask(election.fault)
         if not await _until(stopping, election.win()):
             return EXIT_STOPPED
         metrics.is_leading.set(1)
         cluster = await _cluster(settings, api, url, defaults)
-        sayings = Sayings(api, clock, settings.identity)
-        context = Context(
-            api=api, store=Store(), queue=queue, sayings=sayings, cluster=cluster, clock=clock
-        )
+        acting = api.fenced(lambda: election.is_held)
         operator = Operator(
-            context, namespaces=settings.watch_namespaces, observe_seconds=metrics.looks.observe
+            _context(settings, acting, queue, cluster, clock),
+            namespaces=settings.watch_namespaces,
+            observe_seconds=metrics.looks.observe,
         )
+        health.ask(operator.fault)
         lost = asyncio.create_task(_leave_when_lost(election), name="lease")
         try:
             await _lead(operator, settings, stopping)
@@ -113,6 +117,25 @@ async def serve(settings: OperatorSettings) -> int:
         await operator.close()
         await election.release()
         return EXIT_STOPPED
+
+
+def _context(
+    settings: OperatorSettings,
+    api: KubernetesApi,
+    queue: WorkQueue[Key],
+    cluster: Cluster,
+    clock: Clock,
+) -> Context:
+    store, sayings = Store(), Sayings(api, clock, settings.identity)
+    return Context(
+        api=api,
+        store=store,
+        upkeep=Upkeep(api, store, sayings),
+        queue=queue,
+        sayings=sayings,
+        cluster=cluster,
+        clock=clock,
+    )
 
 
 async def _cluster(
@@ -153,7 +176,7 @@ async def operator_key(api: KubernetesApi, namespace: str) -> bytes:
 async def _lead(operator: Operator, settings: OperatorSettings, stopping: asyncio.Event) -> None:
     """Look after everything until a signal. What fails comes out."""
     watching = asyncio.create_task(
-        watch(operator.hear, namespaces=settings.watch_namespaces, stop=stopping), name="watches"
+        watch(operator, namespaces=settings.watch_namespaces, stop=stopping), name="watches"
     )
     working = asyncio.create_task(operator.run(), name="looks")
     waiting = asyncio.create_task(stopping.wait(), name="signal")

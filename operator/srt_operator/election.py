@@ -1,6 +1,7 @@
 """Who acts: one holder of a Lease at a time, with an epoch that only grows.
 
-* A holder that cannot renew stops acting before another may take over.
+* A holder that cannot renew stops acting before another may take over, and one that was frozen and
+  thaws finds `is_held` false before it writes anything.
 * Expiry is judged on our own monotonic clock: from when a change of the lease was first seen.
 * The decision is `decide`, pure; `Election` reads, writes and waits.
 """
@@ -18,6 +19,7 @@ from srt_operator.backends.kubernetes_api import (
     API_VERSIONS,
     KubernetesConflict,
     KubernetesError,
+    KubernetesRefused,
 )
 from srt_operator.manifests.kubernetes.objects import Manifest
 
@@ -88,6 +90,7 @@ class Election:
         self._renewed_at: float | None = None
         self.epoch = 0
         """Changes of holder so far, while we lead."""
+        self._refusal: str | None = None
 
     async def win(self) -> None:
         """Return once we hold the lease."""
@@ -95,14 +98,26 @@ class Election:
             await asyncio.sleep(RETRY_SECONDS)
         _LOG.info("leading", extra={"epoch": self.epoch})
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease is ours and nobody may have taken it yet."""
+        return self._seconds_left(DURATION_SECONDS) > 0
+
+    def fault(self) -> str | None:
+        """Why we can neither lead nor stand by; None: we can, or the API server is silent."""
+        return self._refusal
+
     async def hold(self) -> None:
         """Renew until the lease is lost or could not be renewed in time; then return."""
         while True:
-            await asyncio.sleep(RETRY_SECONDS)
-            is_held = await self._try()
-            last = self._renewed_at
-            is_stale = last is None or self._clock.monotonic() - last >= RENEW_WITHIN_SECONDS
-            if not is_held and (is_stale or self._is_anothers()):
+            try:
+                async with asyncio.timeout(self._seconds_left(RENEW_WITHIN_SECONDS)):
+                    await asyncio.sleep(RETRY_SECONDS)
+                    is_renewed = await self._try()
+            except TimeoutError:
+                return
+            is_late = self._seconds_left(RENEW_WITHIN_SECONDS) <= 0
+            if not is_renewed and (is_late or self._is_anothers()):
                 return
 
     async def release(self) -> None:
@@ -114,6 +129,11 @@ class Election:
                 await self._api.replace(lease)
         except KubernetesError as error:
             _LOG.warning("the lease is left to expire", extra={"reason": str(error)})
+
+    def _seconds_left(self, seconds: float) -> float:
+        """Of ``seconds`` since the last renewal."""
+        last = self._renewed_at
+        return 0.0 if last is None else last + seconds - self._clock.monotonic()
 
     def _is_anothers(self) -> bool:
         return self._seen is not None and self._seen.holder not in ("", self._identity)
@@ -131,7 +151,10 @@ class Election:
             return False
         except KubernetesError as error:
             _LOG.warning("the lease cannot be renewed", extra={"reason": str(error)})
+            if isinstance(error, KubernetesRefused):
+                self._refusal = f"the lease is refused: {error}"
             return False
+        self._refusal = None
         if made is None:
             return False
         self._renewed_at = asked_at

@@ -109,6 +109,8 @@ def _readiness(
     has_cache = bool(job.of_kind(Component.TREE_CACHE))
     if kind is ConditionType.TREE_CACHE_READY and not has_cache:
         return Finding(kind, True, Reason.DISABLED, "the engines do not draft")
+    if kind is ConditionType.TREE_CACHE_READY and _has_lost_server(job, how):
+        return Finding(kind, False, Reason.REDIS_UNAVAILABLE, _lost_server(job))
     missing = [member for member in concerned if not job.is_ready(member)]
     if not missing:
         return Finding(kind, True, Reason.ALL_READY)
@@ -119,17 +121,36 @@ def _readiness(
     else:
         is_again = any(_has_ended_before(job, member) for member in missing)
         reason = Reason.RESTARTING if is_again else Reason.STARTING
+    return Finding(kind, False, reason, _not_ready(job, missing))
+
+
+def _not_ready(job: JobView, missing: Sequence[Member]) -> str:
     names = ", ".join(_described(job, member) for member in missing[:_MAX_NAMED])
     others = len(missing) - _MAX_NAMED
-    more = f" and {others} more" if others > 0 else ""
-    return Finding(kind, False, reason, f"not ready: {names}{more}")
+    return f"not ready: {names}" + (f" and {others} more" if others > 0 else "")
+
+
+def _has_lost_server(job: JobView, how: Verdict) -> bool:
+    return bool(job.observed.server_fault) and not (how.is_over or job.is_unwanted)
+
+
+def _lost_server(job: JobView) -> str:
+    return (
+        f"the Redis-protocol server does not answer ({job.observed.server_fault}); what runs goes "
+        "on, without shared trees, run-ahead and news of its progress"
+    )
 
 
 def _described(job: JobView, member: Member) -> str:
     status = job.status(member)
-    return (
-        member.name if status is None or not status.detail else f"{member.name} ({status.detail})"
-    )
+    if status is None:
+        return member.name
+    parts = [] if status.is_alive else [f"ended with status {status.exit_code}"]
+    if status.num_starts > 1:
+        parts.append(f"restart {status.num_starts - 1} of {job.spec.backoff_limit}")
+    if status.detail:
+        parts.append(status.detail)
+    return f"{member.name} ({', '.join(parts)})" if parts else member.name
 
 
 def _has_ended_before(job: JobView, member: Member) -> bool:
@@ -153,6 +174,12 @@ def _summaries(job: JobView, how: Verdict) -> Iterator[Finding]:
     """What kstatus reads: Helm's ``--wait``, Flux, Argo."""
     is_stopping = how.is_over or job.is_unwanted
     is_serving = all(job.is_ready(m) or job.is_given_up(m) for m in job.members)
+    if _has_lost_server(job, how):
+        lost = (Reason.REDIS_UNAVAILABLE, _lost_server(job))
+        yield Finding(ConditionType.READY, False, *lost)
+        yield Finding(ConditionType.RECONCILING, True, *lost)
+        yield Finding(ConditionType.STALLED, False, Reason.IN_PROGRESS)
+        return
     if is_stopping:
         settled = Reason.STEPS_COMPLETED if how.is_complete else how.failure or Reason.STOPPED
         is_moving, moving = job.is_anything_alive, Reason.STOPPING
@@ -161,7 +188,10 @@ def _summaries(job: JobView, how: Verdict) -> Iterator[Finding]:
         is_moving, moving = not is_serving, Reason.STARTING
     is_ready = how.is_complete or (is_serving and not is_stopping)
     reason = settled if is_ready or is_stopping else moving
-    yield Finding(ConditionType.READY, is_ready, reason, how.message)
+    is_waiting = is_moving and not is_stopping
+    missing = [m for m in job.members if not job.is_ready(m) and not job.is_given_up(m)]
+    message = _not_ready(job, missing) if is_waiting else how.message
+    yield Finding(ConditionType.READY, is_ready, reason, message)
     yield Finding(ConditionType.RECONCILING, is_moving, moving if is_moving else settled)
     has_failed = how.failure is not None
     yield Finding(

@@ -7,35 +7,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, cast
 
 import kopf
 
 from srt_operator.backends.kubernetes_api import API_VERSIONS, PLURALS
-from srt_operator.cluster.context import WATCHED
+from srt_operator.cluster.store import WATCHED
 from srt_operator.manifests.kubernetes.objects import MANAGER, Manifest
 
 SELECTOR: Final = f"app.kubernetes.io/managed-by={MANAGER}"
 """Of objects that we make."""
-CHILDREN: Final = ("StatefulSet", "Job", "Pod")
-
-Hear = Callable[[Manifest, bool], None]
-"""Called with an object, and whether it is gone."""
+CHILDREN: Final = ("StatefulSet", "Job", "Pod", "Service", "PodDisruptionBudget")
 
 
-async def watch(hear: Hear, *, namespaces: Sequence[str], stop: asyncio.Event) -> None:
-    """Hear of every change until ``stop`` is set.
+class Listener(Protocol):
+    """Who wants to know; called in the event loop of the watches."""
 
-    Args:
-        hear: called in this event loop.
-        namespaces: empty: all.
-        stop: ends the watches.
-    """
+    def hear(self, manifest: Manifest, is_gone: bool) -> None:
+        """An object changed."""
+        ...
+
+    def hear_of_listing(self) -> None:
+        """A watch listed anew: what went in between was not told."""
+        ...
+
+
+async def watch(listener: Listener, *, namespaces: Sequence[str], stop: asyncio.Event) -> None:
+    """Tell of every change until ``stop`` is set. ``namespaces``: empty: all."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
     for kind in WATCHED:
-        _register(registry, kind, hear)
+        _register(registry, kind, listener)
     await kopf.operator(
         registry=registry,
         settings=_settings(),
@@ -47,13 +50,15 @@ async def watch(hear: Hear, *, namespaces: Sequence[str], stop: asyncio.Event) -
     )
 
 
-def _register(registry: kopf.OperatorRegistry, kind: str, hear: Hear) -> None:
+def _register(registry: kopf.OperatorRegistry, kind: str, listener: Listener) -> None:
     version = API_VERSIONS[kind]
     group, _, short_version = version.rpartition("/")
 
     async def on_event(*, event: Any, **_: Any) -> None:
         found = {"apiVersion": version, **dict(event["object"]), "kind": kind}
-        hear(found, event["type"] == "DELETED")
+        listener.hear(found, event["type"] == "DELETED")
+        if event["type"] is None:
+            listener.hear_of_listing()
 
     kopf.on.event(group, short_version, PLURALS[kind], registry=registry, id=f"{kind}-changed")(
         on_event

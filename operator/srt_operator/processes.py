@@ -76,6 +76,8 @@ class Observed:
     """The job is to go away: stop everything."""
     is_cancelled: bool = False
     """A user gave the job up: it fails."""
+    server_fault: str = ""
+    """Why a server that is not the job's own process does not answer; empty: it does."""
 
 
 @dataclass(frozen=True, slots=True)

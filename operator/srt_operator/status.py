@@ -104,7 +104,7 @@ class SRTJobStatus(Part):
     conditions: Conditions = ()
     """For programs; at most one of each type."""
     processes: Annotated[tuple[ProcessReport, ...], Field(strict=False, max_length=10_000)] = ()
-    """In the order they start; in a cluster, the first that are not ready."""
+    """In the order they start; in a cluster, the first that are not ready or were restarted."""
     progress: Progress = Progress()
     """Steps."""
     start_time: Instant | None = None

@@ -57,6 +57,13 @@ def control_plane(
 
 
 @pytest.fixture(scope="session")
+def plane(control_plane: ControlPlane) -> ControlPlane:
+    """Level 2 with our resources."""
+    apply_definitions(control_plane)
+    return control_plane
+
+
+@pytest.fixture(scope="session")
 def node(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """Level 3: pods run, Services answer, names resolve."""
     if sentence := cluster_tools.missing_for_node():

@@ -21,7 +21,9 @@ ALLOWED = (
     "patch statefulsets.apps",
     "create secrets",
     "create services",
+    "watch services",
     "patch poddisruptionbudgets.policy",
+    "list poddisruptionbudgets.policy",
     "create events",
 )
 REFUSED = (

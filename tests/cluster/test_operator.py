@@ -5,33 +5,19 @@ statuses, events, references, finalizers. A kubelet is played; pods really run i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from support.cluster import ControlPlane
-from support.jobs import JOB
-from support.operator_process import OperatorProcess, PlayedKubelet, wait_for
+from support.operator_process import OperatorProcess, wait_for
 from support.redis_server import RedisServer
-
-DEFINITIONS = Path(__file__).parents[2] / "charts" / "srt-crds" / "templates"
+from support.stage import Stage
 
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     with RedisServer.started() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def plane(control_plane: ControlPlane) -> ControlPlane:
-    control_plane.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", "--timeout=30s", "-f", str(DEFINITIONS)
-    )
-    return control_plane
 
 
 @pytest.fixture(scope="module")
@@ -51,60 +37,6 @@ def stage(
     plane.kubectl("create", "namespace", name)
     yield Stage(plane, name)
     assert "Traceback" not in operator.log()
-
-
-class Stage:
-    """A namespace, and what one does there."""
-
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
-        self.plane = plane
-        self.namespace = namespace
-        self.kubelet = PlayedKubelet(plane, namespace)
-
-    def apply(self, name: str, **changes: Any) -> None:
-        document = yaml.safe_load(JOB)
-        document["metadata"] = {"name": name, "namespace": self.namespace}
-        for path, value in changes.items():
-            part = document["spec"]
-            *parents, last = path.split("__")
-            for parent in parents:
-                part = part.setdefault(parent, {})
-            part[last] = value
-        self.plane.apply(document, "--server-side")
-
-    def job(self, name: str) -> dict[str, Any]:
-        return self.plane.get("srtjob", name, "-n", self.namespace)
-
-    def condition(self, kind: str, name: str, of_type: str) -> dict[str, Any]:
-        found = self.plane.get(kind, name, "-n", self.namespace).get("status", {})
-        matching = [c for c in found.get("conditions", ()) if c["type"] == of_type]
-        return matching[0] if matching else {"status": "Unknown", "reason": "", "message": ""}
-
-    def until(self, kind: str, name: str, of_type: str, status: str = "True") -> dict[str, Any]:
-        wait_for(
-            lambda: self.condition(kind, name, of_type)["status"] == status,
-            f"{of_type} of {kind} {name} is {status}",
-        )
-        return self.condition(kind, name, of_type)
-
-    def names(self, kinds: str) -> list[str]:
-        return self.plane.names(kinds, "-n", self.namespace)
-
-    def run_until_training(self, job: str) -> None:
-        self.kubelet.make_ready(1, role="tree-cache")
-        self.kubelet.make_ready(2, role="rollout")
-        self.kubelet.make_ready(1, role="trainer")
-        self.until("srtjob", job, "TrainerReady")
-
-    def swept(self, answer: Any, what: str) -> None:
-        def look() -> object:
-            self.kubelet.sweep()
-            return answer()
-
-        wait_for(look, what)
-
-    def reasons(self) -> set[str]:
-        return {e["reason"] for e in self.plane.get("events", "-n", self.namespace)["items"]}
 
 
 def test_a_job_runs_from_its_cache_to_its_end(stage: Stage) -> None:
@@ -271,3 +203,26 @@ def test_a_deleted_pod_does_not_end_the_job(stage: Stage) -> None:
         stage.kubelet.make_ready(2 if role == "rollout" else 1, role=role)
     stage.until("srtjob", "chaos", "Ready")
     assert stage.job("chaos")["status"]["phase"] == "Running"
+
+
+def test_restarts_of_the_trainer_are_counted_and_told(stage: Stage) -> None:
+    stage.apply("again")
+    stage.run_until_training("again")
+    [pod] = stage.kubelet.pods(role="trainer")
+    when = "2026-01-01T00:00:00Z"
+    ended = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": when}}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    stage.kubelet.set_state(pod, waiting, restarts=1, last=ended)
+    condition = stage.until("srtjob", "again", "TrainerReady", "False")
+    assert condition["reason"] == "Restarting"
+    assert condition["message"] == (
+        "not ready: trainer (ended with status 137, restart 1 of 3, OOMKilled)"
+    )
+    stage.kubelet.set_state(pod, {"running": {"startedAt": when}}, restarts=2)
+    stage.until("srtjob", "again", "TrainerReady")
+    report = {"name": "trainer", "state": "Ready", "restarts": 2}
+    wait_for(lambda: stage.job("again")["status"]["processes"] == [report], "two restarts")
+    stage.kubelet.end(0, role="trainer")
+    stage.until("srtjob", "again", "Complete")
+    [ended_report] = [r for r in stage.job("again")["status"]["processes"] if r["restarts"]]
+    assert (ended_report["name"], ended_report["restarts"]) == ("trainer", 2)

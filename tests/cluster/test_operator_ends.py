@@ -17,7 +17,6 @@ from support.jobs import JOB
 from support.operator_process import OperatorProcess, PlayedKubelet, wait_for
 from support.redis_server import RedisServer
 
-DEFINITIONS = Path(__file__).parents[2] / "charts" / "srt-crds" / "templates"
 FAILOVER_SECONDS = 20.0
 
 
@@ -25,15 +24,6 @@ FAILOVER_SECONDS = 20.0
 def redis() -> Iterator[RedisServer]:
     with RedisServer.started() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def plane(control_plane: ControlPlane) -> ControlPlane:
-    control_plane.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", "--timeout=30s", "-f", str(DEFINITIONS)
-    )
-    return control_plane
 
 
 def submit(plane: ControlPlane, name: str) -> dict[str, Any]:

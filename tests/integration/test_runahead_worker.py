@@ -10,18 +10,13 @@ import asyncio
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -31,10 +26,8 @@ from srt_common.messages.runahead import RUNAHEAD_TASK, RunaheadJob
 from srt_common.task_queue import make_app, queue_of, send_runahead
 from srt_common.telemetry.span_file import read_spans
 from srt_runahead.worker import LoopThread
-from support.fake_vllm import FakeVllm
-from support.gateway import Gateway
-from support.gateway_process import free_port
 from support.redis_server import RedisServer
+from support.runahead_process import Engine, WorkerProcess, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(90)]
 
@@ -106,86 +99,12 @@ def bubble(server: RedisServer) -> Iterator[BubbleHolder]:
     bubble.end()
 
 
-class Engine:
-    """A gateway with its fake engine, on a port, in a thread."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.vllm = FakeVllm()
-        self.gateway = Gateway(self.vllm, folder, prefetch=None)
-        self.port = free_port()
-
-    @classmethod
-    @contextmanager
-    def served(cls, folder: Path) -> Iterator[Engine]:
-        engine = cls(folder)
-        config = uvicorn.Config(engine.gateway.app, port=engine.port, log_config=None)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        engine.gateway.pod._is_started = True
-        yield engine
-        server.should_exit = True
-        thread.join()
-
-    def wait_running(self, number: int) -> None:
-        wait_until(lambda: self.vllm.num_running == number, f"{number} running chunks")
-
-
-class WorkerProcess:
-    """``python -m srt_runahead`` beside engine-0."""
-
-    def __init__(self, server: RedisServer, engine: Engine, folder: Path) -> None:
-        self.folder = folder
-        given = {
-            "SRT_RUNAHEAD_JOB": JOB,
-            "SRT_RUNAHEAD_ENGINE_NAME": "engine-0",
-            "SRT_RUNAHEAD_GATEWAY_URL": f"http://127.0.0.1:{engine.port}",
-            "SRT_RUNAHEAD_TOKEN_FILE": str(engine.gateway.token_file),
-            "SRT_RUNAHEAD_BROKER_URL": server.broker_url,
-            "SRT_RUNAHEAD_COORDINATION_URL": server.url,
-            "SRT_RUNAHEAD_CONCURRENCY": "4",
-            "SRT_RUNAHEAD_VISIBILITY_TIMEOUT_SECONDS": "2",
-            "SRT_TELEMETRY_DIR": str(folder),
-        }
-        with (folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "srt_runahead"],
-                env=dict(os.environ) | given,
-                stdout=log,
-                stderr=log,
-            )
-
-    @classmethod
-    @contextmanager
-    def started(cls, server: RedisServer, engine: Engine, folder: Path) -> Iterator[WorkerProcess]:
-        worker = cls(server, engine, folder)
-        try:
-            yield worker
-        finally:
-            worker.process.kill()
-            worker.process.wait()
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "worker.log").read_text()
-
-
 @pytest.fixture
 def worker(
     server: RedisServer, engine: Engine, bubble: BubbleHolder, tmp_path: Path
 ) -> Iterator[WorkerProcess]:
-    with WorkerProcess.started(server, engine, tmp_path) as worker:
+    with WorkerProcess.started(server, engine, tmp_path, job=JOB) as worker:
         yield worker
-
-
-def wait_until(condition: Any, what: str, *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.01)
 
 
 async def wait_for_totals(coordination: Coordination, **results: int) -> RunaheadTotals:
@@ -285,7 +204,7 @@ async def test_a_killed_workers_chunk_comes_back_and_is_harmless(
     wait_until(lambda: engine.vllm.num_running == 0, "the gateway to abort for the lost client")
     (tmp_path / "second").mkdir()
     engine.vllm.answer_after_seconds = 0.0
-    with WorkerProcess.started(server, engine, tmp_path / "second"):
+    with WorkerProcess.started(server, engine, tmp_path / "second", job=JOB):
         await wait_for_totals(coordination, completed=1)
     first, second = engine.vllm.bodies
     assert first != second, "each attempt has its own id"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 NODE_SCRIPTS = Path(__file__).parents[1] / "cluster" / "node"
@@ -77,6 +79,14 @@ class Processes:
                 env=self._place.environment(),
             )
         return self._running[name]
+
+    def freeze(self, name: str) -> None:
+        """It keeps its connections and answers nobody."""
+        self._running[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """It answers again."""
+        self._running[name].send_signal(signal.SIGCONT)
 
     def stop(self, name: str) -> None:
         """End one: politely, then not."""
@@ -150,9 +160,15 @@ class ControlPlane(Client):
     """etcd and API server; with ``has_controllers`` also controller-manager and scheduler."""
 
     def __init__(
-        self, place: Place, *, has_controllers: bool = False, advertised: str = "127.0.0.1"
+        self,
+        place: Place,
+        *,
+        has_controllers: bool = False,
+        has_watch_cache: bool = True,
+        advertised: str = "127.0.0.1",
     ) -> None:
         super().__init__(place)
+        self._has_watch_cache = has_watch_cache
         self.processes = Processes(place)
         self._has_controllers = has_controllers
         self._advertised = advertised
@@ -162,10 +178,19 @@ class ControlPlane(Client):
     @classmethod
     @contextmanager
     def started(
-        cls, programs: Path, state: Path, *, has_controllers: bool = False
+        cls,
+        programs: Path,
+        state: Path,
+        *,
+        has_controllers: bool = False,
+        has_watch_cache: bool = True,
     ) -> Iterator[ControlPlane]:
         """A control plane that answers, gone afterwards."""
-        plane = cls(Place(programs=programs, state=state), has_controllers=has_controllers)
+        plane = cls(
+            Place(programs=programs, state=state),
+            has_controllers=has_controllers,
+            has_watch_cache=has_watch_cache,
+        )
         try:
             plane.start()
             yield plane
@@ -206,6 +231,15 @@ class ControlPlane(Client):
             "--log-level=warn",
         )
 
+    def compact(self) -> None:
+        """Have etcd forget every earlier version: who watches from one hears that it is gone. Only
+        without a watch cache does the API server ask etcd.
+        """
+        url = f"http://127.0.0.1:{self._etcd_port}/v3"
+        seen = httpx.post(f"{url}/kv/range", json={"key": "AA=="}, trust_env=False)
+        revision = {"revision": seen.json()["header"]["revision"]}
+        httpx.post(f"{url}/kv/compaction", json=revision, trust_env=False).raise_for_status()
+
     def start_api_server(self) -> None:
         """Start it and wait until it is ready."""
         pki = self.place.state / "pki"
@@ -230,6 +264,7 @@ class ControlPlane(Client):
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             f"--cert-dir={self.place.state}/apiserver",
+            f"--watch-cache={str(self._has_watch_cache).lower()}",
             f"--endpoint-reconciler-type={'lease' if self.place.enter else 'none'}",
         )
         self.until(lambda: self.kubectl("get", "--raw", "/readyz"), "the API server")

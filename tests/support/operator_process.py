@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,26 @@ import httpx
 
 from support.cluster import CommandError, ControlPlane, free_ports
 
-PATIENCE_SECONDS = 60.0
-START_SECONDS = 200.0
+PATIENCE_SECONDS = 150.0
+START_SECONDS = 600.0
 
 
 class OperatorProcess:
     """One replica."""
 
     def __init__(
-        self, plane: ControlPlane, folder: Path, redis_url: str, *, identity: str = "operator-a"
+        self,
+        plane: ControlPlane,
+        folder: Path,
+        redis_url: str,
+        *,
+        identity: str = "operator-a",
+        enter: Sequence[str] = (),
     ) -> None:
-        self._plane = plane
+        """``enter``: what stands before the command."""
+        self._enter = tuple(enter)
+        self.variables = plane.place.environment()
+        """Of its environment; changes count from the next start."""
         self._log = folder / f"{identity}.log"
         self._identity = identity
         self.port = free_ports(1)[0]
@@ -64,11 +74,11 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start it; it does not wait for the lease."""
-        environment = self._plane.place.environment() | self._settings
+        environment = self.variables | self._settings
         environment = {k: v for k, v in environment.items() if k != "PYTHONPATH"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "srt_operator"],
+                [*self._enter, sys.executable, "-m", "srt_operator"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -80,13 +90,36 @@ class OperatorProcess:
         wait_for(self._answers, "the operator's probes", seconds=START_SECONDS)
 
     def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.log()
+        assert self.exit_status() is None, self.log()
+        return self.probe("readyz") == (200, "ok")
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """Status and text of one of its pages; 0: it does not answer."""
+        url = f"http://127.0.0.1:{self.port}/{path}"
         try:
-            url = f"http://127.0.0.1:{self.port}/readyz"
-            return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+            answer = httpx.get(url, timeout=2, trust_env=False)
         except httpx.HTTPError:
-            return False
+            return 0, ""
+        return answer.status_code, answer.text.strip()
+
+    def is_leading(self) -> bool:
+        """Whether it says that it acts."""
+        return "srt_operator_leading 1.0" in self.probe("metrics")[1]
+
+    def exit_status(self) -> int | None:
+        """None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def freeze(self) -> None:
+        """It does nothing, and its connections stay."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         """SIGTERM; its exit status."""

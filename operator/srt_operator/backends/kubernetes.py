@@ -1,6 +1,8 @@
 """One job's processes as pods: what the reconciler sees of them, and how its actions are done.
 
 * Pods restart by themselves: `Start` makes sure that what makes them is there, and nothing more.
+* What is there is kept as it was made; a trainer's Job that an earlier spec made is left alone, for
+  its pods cannot change.
 * `Stop` of every engine or replica scales what makes them to none, so that what lies in Redis
   stays; of the trainer deletes its Job; of a single pod among several, that pod.
 * A pool or cache that the job only refers to is never started or stopped.
@@ -10,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -40,8 +42,8 @@ _CONTAINERS: Final = {
 class Api(Protocol):
     """The part of the API that is needed."""
 
-    async def apply(self, manifest: Manifest) -> Manifest:
-        """Create or change."""
+    async def ensure(self, manifest: Manifest) -> None:
+        """Have an object as the manifest says."""
         ...
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
@@ -128,10 +130,11 @@ class KubernetesBackend:
             await self._stop(component, stops)
 
     async def bring_up_to_date(self) -> None:
-        """Change what is there and no longer says what the job says; the trainer is left alone."""
-        for component in (Component.TREE_CACHE, Component.ROLLOUT):
+        """Have what is there as the job says, whoever changed it."""
+        for component in (Component.TREE_CACHE, Component.ROLLOUT, Component.TRAINER):
             workload = self._workload(component)
-            if workload is not None and self._names.is_owned(component):
+            is_there = workload is not None and not _is_going(workload)
+            if is_there and self._names.is_owned(component):
                 await self._make(component, is_wanted=True)
 
     async def _make(self, component: Component, *, is_wanted: bool) -> None:
@@ -139,8 +142,9 @@ class KubernetesBackend:
             there = self._store.get(
                 manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
             )
-            if there is None or _digest(there) != _digest(manifest):
-                await self._api.apply(manifest)
+            is_of_earlier_spec = there is not None and _digest(there) != _digest(manifest)
+            if manifest["kind"] != "Job" or not is_of_earlier_spec:
+                await self._api.ensure(manifest)
 
     async def _stop(self, component: Component, names: set[str]) -> None:
         if component is Component.RUN_AHEAD or not self._names.is_owned(component):
@@ -191,20 +195,17 @@ class KubernetesBackend:
             if not alive and job is None:
                 return None
             return ProcessStatus(Lifecycle.STOPPING, 1, self._now)
-        ended = _job_end(job, self._spec.backoff_limit, statuses, self._now)
-        if ended is not None:
-            return ended
-        if not statuses:
-            return ProcessStatus(Lifecycle.STARTING, 1, self._now)
         num_failed = int(job.get("status", {}).get("failed", 0))
+        num_starts = max((status.num_starts for status in statuses), default=1) + num_failed
+        ended = _job_end(job, statuses, self._now)
+        if ended is not None:
+            is_given_up = ended.exit_code != 0
+            num_starts = max(num_starts, self._spec.backoff_limit + 1 if is_given_up else 1)
+            return replace(ended, num_starts=num_starts)
+        if not statuses:
+            return ProcessStatus(Lifecycle.STARTING, num_starts, self._now)
         newest = max(statuses, key=lambda status: (status.is_alive, status.since))
-        return ProcessStatus(
-            newest.lifecycle,
-            newest.num_starts + num_failed,
-            newest.since,
-            newest.exit_code,
-            newest.detail,
-        )
+        return replace(newest, num_starts=num_starts)
 
 
 def pod_status(pod: Manifest, container: str, now: float) -> ProcessStatus:
@@ -258,9 +259,7 @@ def _text(details: Manifest) -> str:
     return " ".join(text.split())[:_DETAIL_CHARACTERS]
 
 
-def _job_end(
-    job: Manifest, backoff_limit: int, statuses: Iterable[ProcessStatus], now: float
-) -> ProcessStatus | None:
+def _job_end(job: Manifest, statuses: Iterable[ProcessStatus], now: float) -> ProcessStatus | None:
     """The end of a finished Job; None while it goes on."""
     for condition in job.get("status", {}).get("conditions", ()):
         if condition.get("status") != "True":
@@ -271,9 +270,7 @@ def _job_end(
         if condition["type"] == "Failed":
             codes = [s.exit_code for s in statuses if s.exit_code]
             exit_code = codes[-1] if codes else 1
-            return ProcessStatus(
-                Lifecycle.EXITED, backoff_limit + 1, since, exit_code, _text(condition)
-            )
+            return ProcessStatus(Lifecycle.EXITED, 1, since, exit_code, _text(condition))
     return None
 
 

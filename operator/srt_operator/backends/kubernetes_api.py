@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -68,17 +70,39 @@ class KubernetesRefused(KubernetesError):
         self.reason = reason
 
 
+class KubernetesFenced(KubernetesError):
+    """Nothing was asked: another replica may be acting."""
+
+    def __init__(self) -> None:
+        super().__init__("the lease may be another replica's by now: nothing is written")
+
+
 class KubernetesConflict(KubernetesRefused):
     """Somebody else was first (409): look again."""
+
+
+@dataclass(slots=True)
+class Calls:
+    """What a connection was used for, since the start."""
+
+    number: int = 0
+    answered_at: float | None = None
+    """When the API server last answered anything, by the monotonic clock."""
 
 
 class KubernetesApi:
     """One connection. Belongs to one event loop."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        *,
+        calls: Calls | None = None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._api = api
-        self.num_calls = 0
-        """Since the start."""
+        self._may_write = may_write
+        self.calls = calls or Calls()
 
     @classmethod
     async def connect(cls, *, context: str | None = None) -> Self:
@@ -96,6 +120,12 @@ class KubernetesApi:
         except (config.ConfigException, OSError) as error:
             raise KubernetesUnavailable(reason=str(error)) from error
         return cls(client.ApiClient(settings))
+
+    def fenced(self, may_write: Callable[[], bool]) -> KubernetesApi:
+        """The same connection, which reads always and writes as long as ``may_write`` says so;
+        after that it raises KubernetesFenced.
+        """
+        return KubernetesApi(self._api, calls=self.calls, may_write=may_write)
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -207,9 +237,11 @@ class KubernetesApi:
         body: Manifest | None = None,
         content: str = "application/json",
     ) -> Any:
-        self.num_calls += 1
+        if method != "GET" and not self._may_write():
+            raise KubernetesFenced
+        self.calls.number += 1
         try:
-            return await self._api.call_api(
+            answer = await self._api.call_api(
                 path,
                 method,
                 query_params=list((query or {}).items()),
@@ -222,9 +254,14 @@ class KubernetesApi:
                 _request_timeout=TIMEOUT_SECONDS,
             )
         except ApiException as error:
-            raise _translated(error) from error
+            translated = _translated(error)
+            if isinstance(translated, KubernetesRefused):
+                self.calls.answered_at = time.monotonic()
+            raise translated from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise KubernetesUnavailable(reason=str(error) or type(error).__name__) from error
+        self.calls.answered_at = time.monotonic()
+        return answer
 
 
 def default_namespace(context: str | None) -> str:

@@ -43,7 +43,7 @@ class CacheController:
                 return await self._let_go(manifest, cache)
             await self._hold(manifest, cache)
             for made in tree_cache.objects(self._context.cluster, cache):
-                await self._context.ensure(made)
+                await self._context.upkeep.ensure(made)
         except Refused as refused:
             refusal = refused
         there = self._context.store.get("StatefulSet", namespace, cache_set(name))

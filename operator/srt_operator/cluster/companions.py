@@ -1,6 +1,7 @@
 """What goes on for each active job beside its pods: bubbles and run-ahead, and readings of it.
 
 * One task a job, in the leader only. It ends with the leader: bubbles expire within 3 s.
+* One that fails says so in the log and in `is_running`; whoever looks at the job makes another.
 * A reading is what was last heard; whoever shows it asks how old it is.
 """
 
@@ -46,6 +47,8 @@ class Reading:
     num_hits: int = 0
     run_ahead: RunAheadReport = field(default_factory=RunAheadReport)
     caches: list[CacheStats] = field(default_factory=list)
+    server_fault: str = ""
+    """Why the Redis-protocol server does not answer; empty: it does."""
 
     @property
     def hit_rate(self) -> str:
@@ -76,7 +79,12 @@ class Companion:
         self._controller: Controller | None = None
         self._look: Callable[[], Awaitable[None]] | None = None
         self._task = asyncio.create_task(self._run(), name=f"companion of {place.job_name}")
-        self._task.add_done_callback(_log_failure)
+        self._task.add_done_callback(self._note_end)
+
+    @property
+    def is_running(self) -> bool:
+        """False: it failed."""
+        return not self._task.done()
 
     async def finish(self) -> Reading:
         """The job is over: close bubbles and read a last time, within a few seconds."""
@@ -121,10 +129,11 @@ class Companion:
 
         async def look() -> None:
             await engines.read()
+            report, server_fault = None, ""
             try:
                 report = await coordination.phase()
-            except CoordinationUnavailable:
-                report = None
+            except CoordinationUnavailable as error:
+                server_fault = error.reason
             loads = (await pods.read()).values()
             self.reading = Reading(
                 step=self.reading.step if report is None else report.policy_version,
@@ -133,6 +142,7 @@ class Companion:
                 num_hits=self._counted("num_hits"),
                 run_ahead=_run_ahead(self._lines.get("runahead", {}).get("totals", {})),
                 caches=await cache.stats(),
+                server_fault=server_fault,
             )
 
         self._look = look
@@ -140,6 +150,11 @@ class Companion:
             await look()
             self._on_reading()
             await asyncio.sleep(READ_SECONDS)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("task failed", extra={"task": task.get_name()}, exc_info=error)
+            asyncio.get_running_loop().call_later(READ_SECONDS, self._on_reading)
 
     def _counted(self, name: str) -> int:
         engines: Mapping[str, Mapping[str, int]] = self._lines.get("engines", {}).get("engines", {})
@@ -154,8 +169,3 @@ def _run_ahead(totals: Mapping[str, int]) -> RunAheadReport:
         tokens=totals.get("num_tokens", 0),
         tokensDraftedFrom=totals.get("num_tokens_drafted_from", 0),
     )
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _LOG.error("task failed", extra={"task": task.get_name()}, exc_info=error)

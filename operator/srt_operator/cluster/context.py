@@ -11,8 +11,8 @@ from srt_operator.cluster.companions import Companion
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import Key, Store
+from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.manifests.kubernetes.cluster import Cluster
-from srt_operator.manifests.kubernetes.objects import SPEC_HASH, Manifest
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,35 +21,13 @@ class Context:
 
     api: KubernetesApi
     store: Store
+    upkeep: Upkeep
     queue: WorkQueue[Key]
     sayings: Sayings
     cluster: Cluster
     clock: Clock
     companions: dict[Key, Companion] = field(default_factory=dict)
     """By job."""
-    applied: dict[Key, str] = field(default_factory=dict)
-    """Digests of what is not watched, as it was last applied by this process."""
-
-    async def ensure(self, manifest: Manifest) -> None:
-        """Apply an object, unless it already says this."""
-        metadata = manifest["metadata"]
-        key = (manifest["kind"], metadata["namespace"], metadata["name"])
-        digest = f"{metadata['annotations'][SPEC_HASH]}:{metadata['ownerReferences'][0]['uid']}"
-        there = self.store.get(*key)
-        if there is not None:
-            annotations = there["metadata"].get("annotations", {})
-            if annotations.get(SPEC_HASH) == metadata["annotations"][SPEC_HASH]:
-                return
-        elif self.applied.get(key) == digest and manifest["kind"] not in WATCHED:
-            return
-        made = await self.api.apply(manifest)
-        self.applied[key] = digest
-        if manifest["kind"] in WATCHED:
-            self.store.put(made)
-
-
-WATCHED = ("SRTJob", "RolloutPool", "TreeCache", "StatefulSet", "Job", "Pod")
-"""Kinds whose objects lie in the store."""
 
 
 class Controller(Protocol):

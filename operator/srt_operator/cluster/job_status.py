@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ from srt_operator.status import (
 )
 
 MAX_PROCESSES: Final = 32
-"""Of those that are not ready: a status must stay small."""
+"""Of those that are not ready or were restarted: a status must stay small."""
 
 
 def before(manifest: Manifest) -> SRTJobStatus:
@@ -81,7 +81,7 @@ def of_job(
         "observed_generation": generation,
         "phase": decided.phase,
         "conditions": merged,
-        "processes": _processes(resolved, processes),
+        "processes": _processes(resolved, processes, last.processes),
         "progress": _progress(last.progress, reading, spec.algorithm.steps, is_complete),
         "start_time": None if decided.phase is Phase.SUSPENDED else last.start_time or rfc3339(now),
         "completion_time": _ended_at(merged),
@@ -98,19 +98,23 @@ def of_job(
 
 
 def _processes(
-    resolved: Resolved, processes: Mapping[str, ProcessStatus]
+    resolved: Resolved, processes: Mapping[str, ProcessStatus], last: Sequence[ProcessReport]
 ) -> tuple[ProcessReport, ...]:
+    """Restarts only grow: a pod that is made anew has forgotten its own."""
+    counted = {report.name: report.restarts for report in last}
     reports = []
     for member in members(resolved.job.spec):
-        status = processes.get(member.name)
+        status, restarts = processes.get(member.name), counted.get(member.name, 0)
         if status is None:
-            reports.append(ProcessReport(name=member.name, state="Absent"))
-        elif status.lifecycle is not Lifecycle.READY:
+            reports.append(ProcessReport(name=member.name, state="Absent", restarts=restarts))
+            continue
+        restarts = max(restarts, status.num_starts - 1)
+        if status.lifecycle is not Lifecycle.READY or restarts:
             reports.append(
                 ProcessReport(
                     name=member.name,
                     state=str(status.lifecycle),
-                    restarts=status.num_starts - 1,
+                    restarts=restarts,
                     exitCode=status.exit_code,
                 )
             )

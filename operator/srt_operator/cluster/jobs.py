@@ -77,7 +77,7 @@ class JobController:
     async def _advance(self, key: Key, manifest: Manifest, resolved: Resolved) -> float | None:
         now = self._context.clock.unix()
         backend = self._backend(resolved, now)
-        decided, processes = await self._plan(backend, manifest, resolved, now)
+        decided, processes = await self._plan(key, backend, manifest, resolved)
         is_ending = decided.is_over or resolved.job.spec.suspend
         if is_ending:
             reading = await self._finish_companion(key)
@@ -99,13 +99,18 @@ class JobController:
         return min((moment for moment in moments if moment is not None), default=None)
 
     async def _plan(
-        self, backend: KubernetesBackend, manifest: Manifest, resolved: Resolved, now: float
+        self, key: Key, backend: KubernetesBackend, manifest: Manifest, resolved: Resolved
     ) -> tuple[Plan, Mapping[str, ProcessStatus]]:
         """What to do; once the job ends, only of what it owns and what ends by itself."""
+        now, companion = self._context.clock.unix(), self._context.companions.get(key)
         started_at = seconds_of(manifest.get("status", {}).get("startTime"), now)
         processes = await backend.observe()
         observed = Observed(
-            processes, started_at, conditions_of(manifest), is_cancelled=is_cancelled(manifest)
+            processes,
+            started_at,
+            conditions_of(manifest),
+            is_cancelled=is_cancelled(manifest),
+            server_fault="" if companion is None else companion.reading.server_fault,
         )
         decided = plan(resolved.job.spec, observed, now)
         if decided.is_over or resolved.job.spec.suspend:
@@ -129,7 +134,7 @@ class JobController:
             return self._manifests(resolved, component, is_wanted=is_wanted)
 
         return KubernetesBackend(
-            self._context.api,
+            self._context.upkeep,
             self._context.store,
             resolved.names,
             resolved.job.spec,
@@ -169,7 +174,7 @@ class JobController:
         cluster, context = self._context.cluster, self._context
         there = context.companions.get(key)
         if there is not None:
-            if len(there.place.engines) == pool.spec.replicas:
+            if there.is_running and len(there.place.engines) == pool.spec.replicas:
                 return there.reading
             await self._end_companion(key)
         place = Place(

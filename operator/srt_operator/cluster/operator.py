@@ -1,6 +1,7 @@
 """The replica that leads: takes in what watches tell, and looks at what changed.
 
 * Level-triggered: a look decides from the store, so a lost event costs a resync at most.
+* A watch that had to list anew missed something, objects that went included: a resync follows.
 * A look that fails is tried again after a growing pause; the others go on.
 """
 
@@ -8,23 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from srt_common.errors import SRTError
-from srt_operator.backends.kubernetes_api import KubernetesConflict, KubernetesRefused
+from srt_operator.backends.kubernetes_api import (
+    KubernetesConflict,
+    KubernetesError,
+    KubernetesRefused,
+)
 from srt_operator.cluster.caches import CacheController
-from srt_operator.cluster.context import WATCHED, Context, Controller
+from srt_operator.cluster.context import Context, Controller
 from srt_operator.cluster.interest import interested
 from srt_operator.cluster.jobs import JobController
 from srt_operator.cluster.pools import PoolController
-from srt_operator.cluster.store import Key
+from srt_operator.cluster.store import WATCHED, Key
 from srt_operator.constants import Kind
 from srt_operator.handlers import CHILDREN, SELECTOR
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 RESYNC_SECONDS: Final = 300.0
+SETTLE_SECONDS: Final = 1.0
+"""From a watch's new listing to the resync: others list anew at the same time."""
+RETRY_SECONDS: Final = 2.0
+STUCK_SECONDS: Final = 120.0
+"""A look that takes longer does not come back."""
 NUM_WORKERS: Final = 4
 MAX_PAUSE_SECONDS: Final = 60.0
 HTTP_GONE: Final = 404
@@ -47,6 +57,10 @@ class Operator:
         self._namespaces = namespaces
         self._observe_seconds = observe_seconds
         self._num_failures: dict[Key, int] = {}
+        self._looking: dict[Key, float] = {}
+        """When the looks that go on began."""
+        self._why_unlisted = "resources are not listed yet"
+        self._has_missed = asyncio.Event()
         self._controllers: Mapping[str, Controller] = {
             Kind.SRT_JOB: JobController(context),
             Kind.ROLLOUT_POOL: PoolController(context),
@@ -63,9 +77,24 @@ class Operator:
         for key in concerned | interested(manifest, self._context.store):
             self._context.queue.add(key)
 
+    def hear_of_listing(self) -> None:
+        """A watch began anew."""
+        self._has_missed.set()
+
+    def fault(self) -> str | None:
+        """Why nothing is looked after now; None: all is well."""
+        if self._why_unlisted:
+            return self._why_unlisted
+        now = self._context.clock.monotonic()
+        for key, since in self._looking.items():
+            if now - since >= STUCK_SECONDS:
+                return f"a look at {'/'.join(key)} has not come back for {now - since:.0f} s"
+        return None
+
     async def run(self) -> None:
         """List, look, and go on until cancelled."""
-        await self.resync()
+        while not await self._try_resync():  # noqa: ASYNC110 - the event is in the API server
+            await asyncio.sleep(RETRY_SECONDS)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync_often())
             for _ in range(NUM_WORKERS):
@@ -83,9 +112,10 @@ class Operator:
         for kind in WATCHED:
             labels = SELECTOR if kind in CHILDREN else ""
             for namespace in self._namespaces or (None,):
-                found, _ = await self._context.api.list(kind, namespace, labels=labels)
-                for key in store.replace(kind, namespace, found):
+                found, version = await self._context.api.list(kind, namespace, labels=labels)
+                for key in store.replace(kind, namespace, found, version=version):
                     self._look_at(key)
+        self._context.upkeep.doubt()
         for kind in Kind:
             for manifest in store.of_kind(kind):
                 metadata = manifest["metadata"]
@@ -96,22 +126,36 @@ class Operator:
             self._context.queue.add(key)
 
     async def _resync_often(self) -> None:
+        pause = RESYNC_SECONDS
         while True:
-            await asyncio.sleep(RESYNC_SECONDS)
-            try:
-                await self.resync()
-            except SRTError as error:
-                _LOG.warning("no resync", extra={"reason": str(error)})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._has_missed.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._has_missed.clear()
+            pause = RESYNC_SECONDS if await self._try_resync() else RETRY_SECONDS
+
+    async def _try_resync(self) -> bool:
+        try:
+            await self.resync()
+        except KubernetesError as error:
+            _LOG.warning("no resync", extra={"reason": str(error)})
+            if self._why_unlisted:
+                self._why_unlisted = f"resources cannot be listed: {error}"
+            return False
+        self._why_unlisted = ""
+        return True
 
     async def _work(self) -> None:
         while True:
             key = await self._context.queue.take()
-            started = time.monotonic()
+            started = self._looking[key] = self._context.clock.monotonic()
             try:
                 after = await self._look(key)
             finally:
+                del self._looking[key]
                 self._context.queue.done(key)
-            self._observe_seconds(time.monotonic() - started)
+            self._observe_seconds(self._context.clock.monotonic() - started)
             if after is not None:
                 self._context.queue.add(key, after=max(after, 0.05))
 

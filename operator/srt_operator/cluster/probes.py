@@ -1,17 +1,25 @@
-"""The operator's probes and metrics over HTTP: ``/livez``, ``/readyz``, ``/metrics``."""
+"""The operator's probes and metrics over HTTP: ``/livez``, ``/readyz``, ``/metrics``.
+
+* Alive: the process answers. Ready: it can do its part, be that acting or standing by.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from srt_operator.backends.kubernetes_api import KubernetesApi
+from srt_common.clock import Clock
+from srt_operator.backends.kubernetes_api import Calls
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.store import Key
+
+SILENT_SECONDS: Final = 20.0
+"""An API server that has not answered for longer is away; a lease is asked for every 2 s."""
 
 
 class Metrics:
@@ -35,21 +43,48 @@ class Metrics:
         )
         self._num_calls = 0
 
-    def refresh(self, api: KubernetesApi, queue: WorkQueue[Key]) -> None:
+    def refresh(self, calls: Calls, queue: WorkQueue[Key]) -> None:
         """Take in what others count."""
-        self.api_calls.inc(api.num_calls - self._num_calls)
-        self._num_calls = api.num_calls
+        self.api_calls.inc(calls.number - self._num_calls)
+        self._num_calls = calls.number
         self.queued.set(len(queue))
+
+
+class Health:
+    """Whether a replica can do its part."""
+
+    def __init__(self, calls: Calls, clock: Clock) -> None:
+        self._calls = calls
+        self._clock = clock
+        self._parts: list[Callable[[], str | None]] = []
+
+    def ask(self, part: Callable[[], str | None]) -> None:
+        """Ask this part, too, what is wrong with it; None: nothing."""
+        self._parts.append(part)
+
+    def fault(self) -> str | None:
+        """Why it cannot, for people; None: it can."""
+        answered_at = self._calls.answered_at
+        if answered_at is None:
+            return "the API server has not answered yet"
+        silent = self._clock.monotonic() - answered_at
+        if silent >= SILENT_SECONDS:
+            return f"the API server has not answered for {silent:.0f} s"
+        return next((fault for part in self._parts if (fault := part())), None)
 
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int, *, metrics: Metrics, refresh: Callable[[], None]
+    host: str, port: int, *, metrics: Metrics, refresh: Callable[[], None], health: Health
 ) -> AsyncIterator[None]:
     """Serve inside the block. ``refresh``: called before metrics are read."""
 
     async def fine(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+    async def ready(_request: web.Request) -> web.Response:
+        fault = health.fault()
+        return web.Response(text=f"{fault or 'ok'}\n", status=503 if fault else 200)
 
     async def numbers(_request: web.Request) -> web.Response:
         refresh()
@@ -60,7 +95,7 @@ async def serving(
 
     app = web.Application()
     app.add_routes(
-        [web.get("/livez", fine), web.get("/readyz", fine), web.get("/metrics", numbers)]
+        [web.get("/livez", fine), web.get("/readyz", ready), web.get("/metrics", numbers)]
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

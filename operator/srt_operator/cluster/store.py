@@ -2,16 +2,30 @@
 
 * Holds whole objects by kind, namespace and name; finds them by their owner.
 * A listing replaces everything of its kind and place: what watches missed is made good.
+* What a watch told of a later time than the listing's stays, so both may come in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 Key = tuple[str, str, str]
 """Kind, namespace, name."""
+
+WATCHED: Final = (
+    "SRTJob",
+    "RolloutPool",
+    "TreeCache",
+    "StatefulSet",
+    "Job",
+    "Pod",
+    "Service",
+    "PodDisruptionBudget",
+)
+"""Kinds whose objects lie in the store; secrets are not read, so they do not."""
 
 
 class Store:
@@ -19,34 +33,48 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[Key, Manifest] = {}
+        self._gone: dict[Key, int] = {}
+        """Versions at which objects went, since the last listing of their kind."""
 
     def put(self, manifest: Manifest) -> bool:
         """Take in an object; False: nothing about it is new, or it is older than what is there."""
         key = key_of(manifest)
         before = self._objects.get(key)
-        if before is not None and _version(before) >= _version(manifest):
+        newest = self._gone.get(key, 0) if before is None else _version(before)
+        if newest >= _version(manifest):
             return False
         self._objects[key] = manifest
         return True
 
     def drop(self, manifest: Manifest) -> None:
         """An object is gone."""
-        before = self._objects.get(key_of(manifest))
-        if before is not None and before["metadata"]["uid"] == manifest["metadata"]["uid"]:
-            del self._objects[key_of(manifest)]
+        key = key_of(manifest)
+        before = self._objects.get(key)
+        if before is None or before["metadata"]["uid"] == manifest["metadata"]["uid"]:
+            self._objects.pop(key, None)
+            self._gone[key] = _version(manifest)
 
-    def replace(self, kind: str, namespace: str | None, found: Sequence[Manifest]) -> list[Key]:
-        """All objects of a kind in a namespace, or in all; the keys of those that are gone."""
-        present = {key_of(manifest) for manifest in found}
+    def replace(
+        self, kind: str, namespace: str | None, found: Sequence[Manifest], *, version: str
+    ) -> list[Key]:
+        """All objects of a kind in a namespace, or in all, as they were at ``version``; the keys
+        of those that are gone.
+        """
+
+        def is_concerned(key: Key) -> bool:
+            return key[0] == kind and namespace in (None, key[1])
+
+        at, present = int(version), {key_of(manifest) for manifest in found}
         gone = [
             key
-            for key in self._objects
-            if key[0] == kind and namespace in (None, key[1]) and key not in present
+            for key, manifest in self._objects.items()
+            if is_concerned(key) and key not in present and _version(manifest) <= at
         ]
         for key in gone:
             del self._objects[key]
         for manifest in found:
             self.put(manifest)
+        self._gone = {k: v for k, v in self._gone.items() if v > at or not is_concerned(k)}
         return gone
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:

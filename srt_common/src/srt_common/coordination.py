@@ -35,6 +35,13 @@ PARTIAL_TTL_SECONDS: Final = 600
 MAX_DEAD_LETTERS: Final = 1000
 MAX_ABORT_SECONDS: Final = 10_000
 
+_NEXT_EPOCH = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    local now = redis.call('TIME')
+    redis.call('SET', KEYS[1], string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000)))
+end
+return redis.call('INCR', KEYS[1])
+"""
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 0
@@ -167,9 +174,11 @@ class Coordination:
 
     # -- bubbles (operator opens, run-ahead workers obey)
     async def next_epoch(self) -> int:
-        """A number larger than any handed out before for this job."""
+        """A number larger than any handed out before for this job, also by a server that has
+        forgotten them: it begins at the server's clock, in milliseconds.
+        """
         async with self._translated():
-            return int(await self._redis.incr(self._prefix + "epoch"))
+            return int(await self._redis.eval(_NEXT_EPOCH, 1, self._prefix + "epoch"))
 
     async def hold_bubble(self, engine: str, bubble: Bubble) -> None:
         """Open a bubble or keep it open for another `BUBBLE_TTL_SECONDS`."""

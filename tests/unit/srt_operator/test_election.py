@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from srt_common.clock import SystemClock
 from srt_operator import election
-from srt_operator.backends.kubernetes_api import KubernetesConflict, KubernetesUnavailable
+from srt_operator.backends.kubernetes_api import (
+    KubernetesConflict,
+    KubernetesRefused,
+    KubernetesUnavailable,
+)
 from srt_operator.election import DURATION_SECONDS, Election, Seen, decide
 
 
@@ -137,7 +142,47 @@ async def test_a_holder_that_cannot_renew_gives_up_before_another_may_take_over(
     assert not holding.done()
     clock.now += 0.2
     await asyncio.wait_for(holding, 1.0)
-    assert election.RENEW_WITHIN_SECONDS + election.CALL_SECONDS < DURATION_SECONDS
+    assert election.RENEW_WITHIN_SECONDS < DURATION_SECONDS
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_holder_whose_calls_hang_gives_up_in_time_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(PlayedLeases):
+        async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+            if self.is_away:
+                await asyncio.sleep(60)
+            return await super().get(kind, namespace, name)
+
+    api, clock = Hanging(), SystemClock()
+    first = Election(api, namespace="n", identity="a", clock=clock)
+    await first.win()
+    assert first.is_held
+    monkeypatch.setattr(election, "RENEW_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr(election, "DURATION_SECONDS", 0.1)
+    api.is_away = True
+    await asyncio.wait_for(first.hold(), 2.0)
+    await asyncio.sleep(0.1)
+    assert not first.is_held
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_replica_says_that_its_lease_is_refused_until_it_is_not() -> None:
+    class Refusing(PlayedLeases):
+        def _answer(self) -> None:
+            if self.is_away:
+                raise KubernetesRefused(status=403, reason="leases is forbidden")
+
+    api = Refusing()
+    first = candidate(api, PlayedClock(), "a")
+    api.is_away = True
+    winning = asyncio.create_task(first.win())
+    await asyncio.sleep(0.02)
+    assert first.fault() == "the lease is refused: leases is forbidden"
+    api.is_away = False
+    await asyncio.wait_for(winning, 1.0)
+    assert first.fault() is None
 
 
 @pytest.mark.usefixtures("quick")

@@ -84,9 +84,8 @@ class PlayedApi:
         self.store = store
         self.done: list[tuple[str, str, str]] = []
 
-    async def apply(self, manifest: Manifest) -> Manifest:
-        self.done.append(("apply", manifest["kind"], manifest["metadata"]["name"]))
-        return manifest
+    async def ensure(self, manifest: Manifest) -> None:
+        self.done.append(("ensure", manifest["kind"], manifest["metadata"]["name"]))
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         assert namespace == "n"
@@ -140,7 +139,7 @@ async def test_what_was_never_made_is_absent_and_what_is_being_made_is_starting(
 async def test_starting_two_engines_makes_one_pool() -> None:
     made, api = backend(Store())
     await made.apply([Start(member) for member in ROLLOUTS])
-    assert api.done == [("apply", "rollout", "sums")]
+    assert api.done == [("ensure", "rollout", "sums")]
 
 
 async def test_a_pool_that_is_shared_is_neither_made_nor_stopped() -> None:
@@ -157,7 +156,7 @@ async def test_stopping_every_engine_scales_the_pool_and_stopping_one_deletes_it
     assert api.done == [("delete", "Pod", "sums-rollout-1")]
     api.done.clear()
     await made.apply([Stop("rollout-0"), Stop("rollout-1")])
-    assert api.done == [("apply", "rollout", "nothing")]
+    assert api.done == [("ensure", "rollout", "nothing")]
 
 
 async def test_pods_of_a_pool_without_replicas_are_stopping() -> None:

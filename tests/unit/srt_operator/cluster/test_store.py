@@ -37,10 +37,23 @@ def test_a_listing_makes_good_what_watches_missed() -> None:
     for name in ("a", "b"):
         store.put(thing("Pod", name))
     store.put(thing("Job", "a"))
-    assert store.replace("Pod", None, [thing("Pod", "b"), thing("Pod", "c")]) == [("Pod", "n", "a")]
+    listed = [thing("Pod", "b"), thing("Pod", "c")]
+    assert store.replace("Pod", None, listed, version="9") == [("Pod", "n", "a")]
     assert [pod["metadata"]["name"] for pod in store.of_kind("Pod")] == ["b", "c"]
     assert store.get("Job", "n", "a") is not None
-    assert store.replace("Pod", "elsewhere", []) == []
+    assert store.replace("Pod", "elsewhere", [], version="9") == []
+
+
+def test_what_a_watch_tells_of_a_later_time_outlives_a_listing() -> None:
+    store = Store()
+    store.put(thing("Pod", "made", 12))
+    store.put(thing("Pod", "gone", 5))
+    store.drop(thing("Pod", "gone", 11))
+    listed = [thing("Pod", "gone", 5)]
+    assert store.replace("Pod", None, listed, version="10") == []
+    assert [pod["metadata"]["name"] for pod in store.of_kind("Pod")] == ["made"]
+    assert not store.put(thing("Pod", "gone", 6))
+    assert store.put(thing("Pod", "gone", 13))
 
 
 def test_a_change_concerns_owners_and_whoever_refers_to_them() -> None:

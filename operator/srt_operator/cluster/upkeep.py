@@ -1,0 +1,101 @@
+"""Keeps what the operator made as it made it, whoever changes or deletes it.
+
+* Server-side apply notes which fields are ours; who writes one takes it from us. So what is ours
+  now, beside what was ours after the last apply, tells of every change by others and of no other.
+* What is not watched is applied anew when `doubt` was called since, as every resync does.
+* A replica that begins to lead applies everything once: it knows nothing of what was before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from srt_operator.backends.kubernetes_api import KubernetesApi
+from srt_operator.cluster.sayings import Sayings
+from srt_operator.cluster.store import WATCHED, Key, Store, key_of
+from srt_operator.constants import API_VERSION
+from srt_operator.manifests.kubernetes.objects import MANAGER, SPEC_HASH, Manifest
+
+PUT_BACK: Final = "PutBack"
+"""Reason of the event."""
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """An object as this process last applied it."""
+
+    wanted: str
+    """Digest of what was asked for, and whose it is."""
+    ours: str
+    """Digest of the fields that were ours afterwards."""
+
+
+class Upkeep:
+    """Of the one replica that leads."""
+
+    def __init__(self, api: KubernetesApi, store: Store, sayings: Sayings) -> None:
+        self._api = api
+        self._store = store
+        self._sayings = sayings
+        self._applied: dict[Key, _Applied] = {}
+
+    async def ensure(self, manifest: Manifest) -> None:
+        """Apply an object, unless it is there as it was applied last and that is what is wanted."""
+        key, wanted = key_of(manifest), _wanted(manifest)
+        last, there = self._applied.get(key), self._store.get(*key)
+        is_asked_for_again = last is not None and last.wanted == wanted
+        if is_asked_for_again and not self._has_changed(key, last, there):
+            return
+        made = await self._api.apply(manifest)
+        self._applied[key] = _Applied(wanted, _ours(made))
+        if key[0] in WATCHED:
+            self._store.put(made)
+            if is_asked_for_again:
+                await self._tell(manifest, "changed" if there else "deleted")
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object, with all that it owns."""
+        self._applied.pop((kind, namespace, name), None)
+        await self._api.delete(kind, namespace, name)
+
+    def doubt(self) -> None:
+        """What is not watched may have changed; what is gone is not ours any more."""
+        self._applied = {
+            key: last for key, last in self._applied.items() if self._store.get(*key) is not None
+        }
+
+    def _has_changed(self, key: Key, last: _Applied | None, there: Manifest | None) -> bool:
+        if key[0] not in WATCHED:
+            return False
+        return there is None or last is None or _ours(there) != last.ours
+
+    async def _tell(self, manifest: Manifest, what: str) -> None:
+        kind, namespace, name = key_of(manifest)
+        _LOG.warning("put back", extra={"resource": f"{kind}/{namespace}/{name}", "was": what})
+        owner = manifest["metadata"]["ownerReferences"][0]
+        resource = self._store.get(owner["kind"], namespace, owner["name"])
+        if resource is not None and owner["apiVersion"] == API_VERSION:
+            message = f"somebody {what} {kind} {name}: it is again as this resource asks for"
+            await self._sayings.event(resource, PUT_BACK, message, is_bad=True)
+
+
+def _wanted(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    return f"{metadata['annotations'][SPEC_HASH]}:{metadata['ownerReferences'][0]['uid']}"
+
+
+def _ours(manifest: Manifest) -> str:
+    """Digest of the fields that our last apply holds alone or with others."""
+    fields = [
+        entry.get("fieldsV1")
+        for entry in manifest["metadata"].get("managedFields", ())
+        if entry.get("manager") == MANAGER
+        and entry.get("operation") == "Apply"
+        and not entry.get("subresource")
+    ]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

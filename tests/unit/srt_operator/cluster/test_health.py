@@ -1,0 +1,124 @@
+"""A replica is ready when it can do its part, and says in a sentence when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from srt_operator.backends.kubernetes_api import Calls, KubernetesRefused
+from srt_operator.cluster import operator as operator_module
+from srt_operator.cluster.context import Context
+from srt_operator.cluster.operator import STUCK_SECONDS, Operator
+from srt_operator.cluster.probes import SILENT_SECONDS, Health
+from srt_operator.cluster.queue import WorkQueue
+from srt_operator.cluster.store import Key, Store
+from srt_operator.cluster.upkeep import Upkeep
+from support.replicas import ManualClock
+
+LATER = 10**9
+
+
+class PlayedApi:
+    """Lists one job, or refuses to."""
+
+    def __init__(self) -> None:
+        self.is_refusing = True
+        self.num_lists = 0
+
+    async def list(
+        self, kind: str, _namespace: str | None, **_: str
+    ) -> tuple[list[dict[str, Any]], str]:
+        self.num_lists += 1
+        if self.is_refusing:
+            raise KubernetesRefused(status=403, reason="srtjobs is forbidden")
+        metadata = {"name": "job", "namespace": "n", "resourceVersion": "1", "uid": "u"}
+        return ([{"kind": kind, "metadata": metadata}] if kind == "SRTJob" else []), "1"
+
+
+class Hanging:
+    """A controller whose looks do not come back."""
+
+    async def reconcile(self, _namespace: str, _name: str) -> float | None:
+        await asyncio.sleep(LATER)
+        return None
+
+
+@pytest.fixture
+def api() -> PlayedApi:
+    return PlayedApi()
+
+
+@asynccontextmanager
+async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]:
+    given = cast(Any, None)
+    context = Context(
+        api=cast(Any, api),
+        store=Store(),
+        upkeep=Upkeep(cast(Any, api), Store(), given),
+        queue=WorkQueue[Key](),
+        sayings=given,
+        cluster=given,
+        clock=clock,
+    )
+    operator = Operator(context, namespaces=(), observe_seconds=lambda _: None)
+    operator._controllers = dict.fromkeys(operator._controllers, Hanging())
+    task = asyncio.create_task(operator.run())
+    yield operator
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_SECONDS", "SETTLE_SECONDS"):
+        monkeypatch.setattr(operator_module, name, 0.001)
+
+
+def test_an_api_server_that_is_silent_makes_a_replica_not_ready() -> None:
+    calls, clock = Calls(), ManualClock()
+    health = Health(calls, clock)
+    assert health.fault() == "the API server has not answered yet"
+    calls.answered_at = clock.monotonic()
+    assert health.fault() is None
+    clock.advance(SILENT_SECONDS)
+    assert health.fault() == "the API server has not answered for 20 s"
+
+
+def test_every_part_is_asked() -> None:
+    clock = ManualClock()
+    health = Health(Calls(answered_at=clock.monotonic()), clock)
+    health.ask(lambda: None)
+    assert health.fault() is None
+    health.ask(lambda: "the loop is dead")
+    assert health.fault() == "the loop is dead"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_leader_is_ready_once_it_has_listed_and_while_its_looks_come_back(
+    api: PlayedApi,
+) -> None:
+    clock = ManualClock()
+    async with running(api, clock) as operator:
+        assert operator.fault() == "resources are not listed yet"
+        await asyncio.sleep(0.02)
+        assert operator.fault() == "resources cannot be listed: srtjobs is forbidden"
+        api.is_refusing = False
+        await asyncio.sleep(0.02)
+        assert operator.fault() is None
+        clock.advance(STUCK_SECONDS)
+        assert operator.fault() == "a look at SRTJob/n/job has not come back for 120 s"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_watch_that_began_anew_is_followed_by_a_listing(api: PlayedApi) -> None:
+    api.is_refusing = False
+    async with running(api, ManualClock()) as operator:
+        await asyncio.sleep(0.02)
+        before = api.num_lists
+        operator.hear_of_listing()
+        await asyncio.sleep(0.02)
+        assert api.num_lists == 2 * before

@@ -1,0 +1,111 @@
+"""What is applied when: once, again when it is wanted otherwise or was changed by others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesFenced
+from srt_operator.cluster.sayings import Sayings
+from srt_operator.cluster.store import Store
+from srt_operator.cluster.upkeep import Upkeep
+from srt_operator.manifests.kubernetes.objects import Manifest
+
+
+class PlayedApi:
+    """Applies, as an API server that notes whose fields are whose."""
+
+    def __init__(self) -> None:
+        self.versions: Iterator[int] = iter(range(1, 100))
+        self.applied: list[str] = []
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        self.applied.append(manifest["kind"])
+        ours = {"manager": "srt-operator", "operation": "Apply", "fieldsV1": {"f:spec": {}}}
+        version = str(next(self.versions))
+        known = {"resourceVersion": version, "uid": "u", "managedFields": [ours]}
+        return manifest | {"metadata": manifest["metadata"] | known}
+
+
+class Told:
+    """Records events."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    async def event(self, manifest: Manifest, reason: str, message: str, *, is_bad: bool) -> None:
+        assert (manifest["kind"], reason, is_bad) == ("RolloutPool", "PutBack", True)
+        self.messages.append(message)
+
+
+def thing(kind: str, digest: str = "1") -> dict[str, Any]:
+    owner = {
+        "apiVersion": "srt-rl.dev/v1alpha1",
+        "kind": "RolloutPool",
+        "name": "pool",
+        "uid": "pool-uid",
+    }
+    annotations = {"srt-rl.dev/spec-hash": digest}
+    metadata = {"name": "a", "namespace": "n", "annotations": annotations}
+    return {"kind": kind, "metadata": metadata | {"ownerReferences": [owner]}}
+
+
+@pytest.fixture
+def scene() -> tuple[Upkeep, PlayedApi, Store, Told]:
+    store, api, told = Store(), PlayedApi(), Told()
+    pool = {"name": "pool", "namespace": "n", "resourceVersion": "1", "uid": "pool-uid"}
+    store.put({"kind": "RolloutPool", "metadata": pool})
+    upkeep = Upkeep(cast(KubernetesApi, api), store, cast(Sayings, told))
+    return upkeep, api, store, told
+
+
+Scene = tuple[Upkeep, PlayedApi, Store, Told]
+
+
+async def test_it_is_applied_once_and_again_when_it_is_wanted_otherwise(scene: Scene) -> None:
+    upkeep, api, _, told = scene
+    for digest in ("1", "1", "2", "2"):
+        await upkeep.ensure(thing("Service", digest))
+    assert api.applied == ["Service"] * 2
+    assert told.messages == []
+
+
+async def test_it_is_put_back_when_a_field_of_ours_is_anothers(scene: Scene) -> None:
+    upkeep, api, store, told = scene
+    await upkeep.ensure(thing("Service"))
+    there = store.get("Service", "n", "a")
+    assert there is not None
+    theirs = {"manager": "them", "operation": "Update", "fieldsV1": {"f:spec": {}}}
+    status = there["metadata"]["managedFields"] + [theirs]
+    store.put(there | {"metadata": there["metadata"] | {"resourceVersion": "20"}})
+    await upkeep.ensure(thing("Service"))
+    store.put(
+        there | {"metadata": there["metadata"] | {"resourceVersion": "21", "managedFields": status}}
+    )
+    await upkeep.ensure(thing("Service"))
+    assert api.applied == ["Service"], "what others have of their own is no concern"
+    taken = {"resourceVersion": "22", "managedFields": [theirs]}
+    store.put(there | {"metadata": there["metadata"] | taken})
+    await upkeep.ensure(thing("Service"))
+    assert api.applied == ["Service"] * 2
+    told_once = "somebody changed Service a: it is again as this resource asks for"
+    assert told.messages == [told_once]
+
+
+async def test_what_is_not_read_is_applied_anew_when_in_doubt(scene: Scene) -> None:
+    upkeep, api, _, told = scene
+    for _ in range(2):
+        await upkeep.ensure(thing("Secret"))
+    assert api.applied == ["Secret"]
+    upkeep.doubt()
+    await upkeep.ensure(thing("Secret"))
+    assert api.applied == ["Secret"] * 2
+    assert told.messages == []
+
+
+async def test_a_replica_without_its_lease_writes_nothing() -> None:
+    fenced = KubernetesApi(cast(Any, None)).fenced(lambda: False)
+    with pytest.raises(KubernetesFenced):
+        await fenced.delete("Pod", "n", "p")
