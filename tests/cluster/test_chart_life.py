@@ -17,6 +17,8 @@ from support.cluster import CommandError, ControlPlane
 from support.helm import CHART
 from support.jobs import JOB
 
+pytestmark = pytest.mark.timeout(900)
+
 DEFINITIONS = ("srtjobs.srt-rl.dev", "rolloutpools.srt-rl.dev", "treecaches.srt-rl.dev")
 FINALIZER = "srt-rl.dev/cleanup"
 LEFT = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,pdb,leases,pvc"
@@ -54,9 +56,10 @@ def before(tmp_path: Path) -> Path:
     return chart_life.chart_before(tmp_path)
 
 
-def install(plane: ControlPlane, name: str, chart: Path = CHART) -> None:
+def install(plane: ControlPlane, name: str, *values: str, chart: Path = CHART) -> None:
     """A release in a namespace of its own name."""
-    plane.helm("install", name, str(chart), "--namespace", name, "--create-namespace")
+    where = ("--namespace", name, "--create-namespace")
+    plane.helm("install", name, str(chart), *where, *(f"--set={value}" for value in values))
 
 
 def definition(plane: ControlPlane) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def what_is_left(plane: ControlPlane, name: str) -> set[str]:
 def test_an_upgrade_keeps_passwords_and_jobs_and_brings_definitions(
     plane: ControlPlane, before: Path
 ) -> None:
-    install(plane, "grows", before)
+    install(plane, "grows", chart=before)
     passwords = plane.get("secret", "grows-redis", "-n", "grows")["data"]
     uid = submit(plane, "survives")
     assert not has_the_added_field(plane)
@@ -111,7 +114,7 @@ def test_an_upgrade_keeps_passwords_and_jobs_and_brings_definitions(
 def test_an_uninstall_with_live_jobs_ends_and_leaves_jobs_that_can_be_deleted(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    install(plane, "first")
+    install(plane, "first", f"hooks.timeoutSeconds={chart_life.SECONDS}")
     operator_left = ("secret", "generic", "srt-operator-key", "--namespace", "first")
     plane.kubectl("create", *operator_left)
     uid = submit(plane, "lives")
@@ -129,7 +132,7 @@ def test_an_uninstall_with_live_jobs_ends_and_leaves_jobs_that_can_be_deleted(
 def test_another_release_takes_over_the_definitions_of_one_that_is_gone(
     plane: ControlPlane, before: Path
 ) -> None:
-    install(plane, "old", before)
+    install(plane, "old", chart=before)
     uid = submit(plane, "outlives")
     plane.helm("uninstall", "old", "--namespace", "old")
     install(plane, "new")

@@ -51,6 +51,7 @@ def stage(
     plane.kubectl("create", "namespace", name)
     yield Stage(plane, name)
     assert "Traceback" not in operator.log()
+    assert "forbidden" not in operator.log()
 
 
 class Stage:

@@ -26,8 +26,9 @@ from srt_operator.runahead.dispatch import CeleryDispatcher
 from support.chart_redis import Server, run_ahead_worker, started
 from support.helm import render
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(200)
 
+PATIENCE_SECONDS: Final = 30.0
 TOO_NEW_FOR_REDIS_7_0: Final = "+client|setinfo"
 """A right for a command of 7.2, which clients do without."""
 
@@ -65,15 +66,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+def coordination_at(url: str) -> Coordination:
+    return Coordination.from_url(url, job="a-job", timeout_seconds=PATIENCE_SECONDS)
+
+
 @pytest.mark.parametrize("user", ["operator", "job"])
 async def test_the_update_log_and_coordination_work(server: Server, user: str) -> None:
     url = str(getattr(server, user))
     assert url.startswith("rediss://")
-    store = RedisLogStore.from_url(url, cache="a-cache", num_shards=1)
+    store = RedisLogStore.from_url(
+        url, cache="a-cache", num_shards=1, timeout_seconds=PATIENCE_SECONDS
+    )
     await store.append([PromptRemoved(prompt_key=bytes(PromptKey(b"k" * 16)))])
     assert (await store.heads())[0] != START
     await store.close()
-    coordination = Coordination.from_url(url, job="a-job")
+    coordination = coordination_at(url)
     assert await coordination.phase() is None
     await coordination.close()
 
@@ -81,7 +88,7 @@ async def test_the_update_log_and_coordination_work(server: Server, user: str) -
 async def test_celery_works(server: Server, tmp_path: Path) -> None:
     dispatcher = CeleryDispatcher(server.operator, job="a-job")
     with run_ahead_worker(server.job, tmp_path, job="a-job", engine="rollout-0"):
-        async with asyncio.timeout(60.0):
+        async with asyncio.timeout(150.0):
             while await dispatcher.served_engines(["rollout-0"]) != {"rollout-0"}:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
     await dispatcher.close()
@@ -90,7 +97,7 @@ async def test_celery_works(server: Server, tmp_path: Path) -> None:
 async def test_another_authority_is_not_believed(server: Server, tmp_path: Path) -> None:
     make_authority(tmp_path)
     base, _, _ = server.operator.partition("&ssl_ca_certs=")
-    impostor = Coordination.from_url(f"{base}&ssl_ca_certs={tmp_path}/ca.crt", job="a-job")
+    impostor = coordination_at(f"{base}&ssl_ca_certs={tmp_path}/ca.crt")
     with pytest.raises(CoordinationUnavailable, match="certificate verify failed"):
         await impostor.phase()
     await impostor.close()
@@ -98,7 +105,7 @@ async def test_another_authority_is_not_believed(server: Server, tmp_path: Path)
 
 async def test_nothing_is_said_in_the_clear(server: Server) -> None:
     plain = server.operator.partition("?")[0].replace("rediss://", "redis://")
-    coordination = Coordination.from_url(plain, job="a-job")
+    coordination = coordination_at(plain)
     with pytest.raises(CoordinationUnavailable):
         await coordination.phase()
     await coordination.close()

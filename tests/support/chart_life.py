@@ -20,7 +20,7 @@ from support.operator_process import PlayedKubelet, wait_for
 
 ADDED_FIELD: Final = "ttlSecondsAfterFinished"
 ADDED_VALUES: Final = "hooks"
-SECONDS: Final = 120
+SECONDS: Final = 600
 
 
 def chart_before(folder: Path) -> Path:
