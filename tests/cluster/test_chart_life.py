@@ -156,5 +156,5 @@ def test_the_definitions_of_a_release_that_lives_are_not_taken(plane: ControlPla
     install(plane, "here")
     with pytest.raises(CommandError, match='must equal "there": current value is "here"'):
         install(plane, "there")
-    plane.helm("install", "there", str(CHART), "-n", "there", "--set", "crds.enabled=false")
+    install(plane, "there", "crds.enabled=false")
     assert owner(plane) == "here"
