@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -90,9 +91,9 @@ def rights_of_server(cluster: Client, home: str, account: str, namespace: str) -
         "spec": {"namespace": namespace},
     }
     identity = f"--as=system:serviceaccount:{home}:{account}"
-    answer = cluster.kubectl(
-        "create", "-f", "-", "-o", "yaml", identity, stdin=yaml.safe_dump(question)
-    )
-    status = yaml.safe_load(answer)["status"]
+    path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+    text = json.dumps(question)
+    answer = cluster.kubectl("create", "--raw", path, "-f", "-", identity, stdin=text)
+    status = json.loads(answer)["status"]
     assert not status["incomplete"], status
     return rights_of_rules(status["resourceRules"])
