@@ -35,13 +35,18 @@ from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.probes import Health, Metrics, serving
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
-from srt_operator.cluster.settings import OperatorSettings, pod_defaults, redis_url
+from srt_operator.cluster.settings import (
+    OperatorSettings,
+    job_redis_url,
+    pod_defaults,
+    redis_ca,
+    redis_url,
+)
 from srt_operator.cluster.store import Key, Store
 from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.election import Election
 from srt_operator.handlers import watch
 from srt_operator.manifests.kubernetes.cluster import Cluster
-from srt_operator.manifests.kubernetes.pods import PodDefaults
 
 KEY_SECRET = "srt-operator-key"
 EXIT_STOPPED, EXIT_LOST, EXIT_MISCONFIGURED = 0, 1, 2
@@ -84,7 +89,7 @@ async def serve(settings: OperatorSettings) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    url, defaults = redis_url(settings), pod_defaults(settings)
+    make_cluster = _cluster(settings)
     async with AsyncExitStack() as stack:
         api = await KubernetesApi.connect()
         stack.push_async_callback(api.close)
@@ -101,7 +106,7 @@ async def serve(settings: OperatorSettings) -> int:
         if not await _until(stopping, election.win()):
             return EXIT_STOPPED
         metrics.is_leading.set(1)
-        cluster = await _cluster(settings, api, url, defaults)
+        cluster = make_cluster(key=await operator_key(api, settings.namespace))
         acting = api.fenced(lambda: election.is_held)
         operator = Operator(
             _context(settings, acting, queue, cluster, clock),
@@ -138,19 +143,24 @@ def _context(
     )
 
 
-async def _cluster(
-    settings: OperatorSettings, api: KubernetesApi, url: str, defaults: dict[str, PodDefaults]
-) -> Cluster:
-    return Cluster(
+def _cluster(settings: OperatorSettings) -> partial[Cluster]:
+    """All but the key, so that what is wrong with it is said before standing by.
+
+    Raises:
+        ConfigurationError: a file that a setting names cannot be used.
+    """
+    return partial(
+        Cluster,
         image_trainer=settings.image_trainer,
         image_rollout=settings.image_rollout,
         image_tree_cache=settings.image_tree_cache,
         image_runahead=settings.image_runahead,
         pull_policy=settings.image_pull_policy,
-        redis_url=url,
-        key=await operator_key(api, settings.namespace),
+        redis_url=redis_url(settings),
+        job_redis_url=job_redis_url(settings),
+        redis_ca=redis_ca(settings),
         file_roots=settings.file_roots,
-        pod_defaults=defaults,
+        pod_defaults=pod_defaults(settings),
     )
 
 

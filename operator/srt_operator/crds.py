@@ -30,6 +30,9 @@ from srt_operator.resources import SRTJobSpec
 from srt_operator.status import RolloutPoolStatus, SRTJobStatus, TreeCacheStatus
 
 HEAD: Final = "# Made by `python -m srt_operator.crds`; do not edit.\n"
+KEEP: Final = "    helm.sh/resource-policy: keep\n"
+TAKEOVER: Final = '    # {{{{- include "srt-crds.takeover" (list $ "{name}") }}}}\n'
+"""Where Helm may add to the metadata of a definition that is there already; else a comment."""
 MAX_BYTES: Final = 100_000
 _NAME_RULE: Final = {
     "rule": "size(self.metadata.name) <= 40",
@@ -154,7 +157,9 @@ def document(what: Definition) -> dict[str, Any]:
 
 def rendered(what: Definition) -> str:
     """The file of one kind."""
-    return HEAD + yaml.safe_dump(document(what), sort_keys=False, width=100)
+    found = document(what)
+    text = yaml.safe_dump(found, sort_keys=False, width=100)
+    return HEAD + text.replace(KEEP, KEEP + TAKEOVER.format(name=found["metadata"]["name"]), 1)
 
 
 def schema_of(model: type[BaseModel]) -> Schema:

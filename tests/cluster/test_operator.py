@@ -37,6 +37,7 @@ def stage(
     plane.kubectl("create", "namespace", name)
     yield Stage(plane, name)
     assert "Traceback" not in operator.log()
+    assert "forbidden" not in operator.log()
 
 
 def test_a_job_runs_from_its_cache_to_its_end(stage: Stage) -> None:

@@ -22,6 +22,7 @@ from support.cluster import CommandError, ControlPlane
 
 ROOT = Path(__file__).parents[2]
 TINY_MATH = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
+SAMPLES = sorted((ROOT / "docs" / "examples").rglob("*.yaml"))
 TYPES: dict[str, type[BaseModel]] = {
     "SRTJob": SRTJob,
     "RolloutPool": RolloutPool,
@@ -92,6 +93,11 @@ def test_definitions_are_established_and_small(server: ControlPlane) -> None:
 def test_what_is_sound_is_taken_by_both(server: ControlPlane, kind: str) -> None:
     assert verdict_of_python(SOUND[kind]) == ""
     assert verdict_of_server(server, SOUND[kind]) == ""
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name + "/" + path.name)
+def test_every_sample_is_taken(server: ControlPlane, path: Path) -> None:
+    assert verdict_of_server(server, yaml.safe_load(path.read_text())) == ""
 
 
 @pytest.mark.parametrize("bad", [*ESCAPES, *MISTAKES], ids=str)

@@ -195,7 +195,11 @@ def test_the_operator_has_the_rights_it_states_and_no_more() -> None:
 
 
 def test_every_setting_of_the_operator_exists_and_its_images_are_told() -> None:
-    told = {name for name in operator_environment(render()) if name.startswith("SRT_OPERATOR_")}
+    told = {
+        name
+        for name in operator_environment(render(EVERYTHING))
+        if name.startswith("SRT_OPERATOR_")
+    }
     known = {f"SRT_OPERATOR_{field.upper()}" for field in OperatorSettings.model_fields}
     assert told == known
 
@@ -292,9 +296,8 @@ def test_the_uninstall_releases_finalizers_first() -> None:
 def test_an_external_server_leaves_none_in_the_release() -> None:
     objects = render(EXTERNAL)
     assert of_kind(objects, "StatefulSet") == []
-    assert named(objects, "Secret", "srt-redis")["stringData"] == {
-        "url": "rediss://redis.example:6380/0"
-    }
+    url = "rediss://redis.example:6380/0"
+    assert named(objects, "Secret", "srt-redis")["stringData"] == {"url": url, "job-url": url}
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,16 @@ from srt_tree_cache.settings import TreeCacheSettings
 from support.jobs import make_job
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
-URL = "redis://operator:secret@valkey:6379/0"
+URL = "redis://srt-job:secret@valkey:6379/0"
+OPERATOR_URL = "redis://srt-operator:another@valkey:6379/0"
 CLUSTER = Cluster(
     image_trainer="srt-trainer:1",
     image_rollout="srt-rollout:1",
     image_tree_cache="srt-tree-cache:1",
     image_runahead="srt-runahead:1",
     pull_policy="IfNotPresent",
-    redis_url=URL,
+    redis_url=OPERATOR_URL,
+    job_redis_url=URL,
     key=b"k" * 32,
 )
 TEMPLATE = json.dumps(
@@ -225,6 +227,25 @@ def test_secrets_lie_in_secrets_only() -> None:
     assert len(values) >= 4
     assert not [value for value in values if value in others]
     assert "secret@" not in others
+
+
+def test_what_the_operator_may_do_on_the_server_no_pod_may() -> None:
+    assert "another@" not in json.dumps(everything(make_job()))
+
+
+def test_every_container_finds_the_servers_authority_where_there_is_one() -> None:
+    objects = everything(make_job(), replace(CLUSTER, redis_ca="an authority"))
+    file = Path("/srt/private/redis-ca.crt")
+    for kind, name in (
+        ("StatefulSet", "sums-rollout"),
+        ("StatefulSet", "sums-tree-cache"),
+        ("Job", "sums-trainer"),
+    ):
+        assert file in files(objects, kind, name)
+        assert file not in files(everything(make_job()), kind, name)
+        pod = one(objects, kind, name)["spec"]["template"]["spec"]
+        for container in pod["containers"]:
+            assert "/srt/private" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
 def test_tokens_stay_the_same_and_differ_between_jobs_and_purposes() -> None:

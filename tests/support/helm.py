@@ -49,15 +49,15 @@ def run_helm(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @functools.cache
-def _rendered(values: str) -> str:
-    answer = run_helm("template", "srt", str(CHART), "-n", "srt-system", "--set-json", values)
+def _rendered(values: str, namespace: str) -> str:
+    answer = run_helm("template", "srt", str(CHART), "-n", namespace, "--set-json", values)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
 
-def render(values: Object | None = None) -> list[Object]:
-    """Every object of a release named ``srt`` in ``srt-system``, hooks included."""
-    text = _rendered(json.dumps(values or {"profile": "cpu"}))
+def render(values: Object | None = None, *, namespace: str = "srt-system") -> list[Object]:
+    """Every object of a release named ``srt``, hooks included."""
+    text = _rendered(json.dumps(values or {"profile": "cpu"}), namespace)
     return [found for found in yaml.safe_load_all(text) if found is not None]
 
 

@@ -1,5 +1,6 @@
 """A real operator process against a control plane, and a kubelet played by hand.
 
+* It has the rights of the chart's account and no other.
 * Pods never start: `PlayedKubelet` writes the statuses that a kubelet would write.
 """
 
@@ -13,15 +14,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from support import chart_access
+from support.chart_access import OPERATOR
 from support.cluster import CommandError, ControlPlane, free_ports
 
 PATIENCE_SECONDS = 150.0
 START_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where an operator runs, and the namespaces whose jobs it looks after; none: all."""
+
+    namespace: str = "default"
+    watches: tuple[str, ...] = ()
 
 
 class OperatorProcess:
@@ -35,10 +47,19 @@ class OperatorProcess:
         *,
         identity: str = "operator-a",
         enter: Sequence[str] = (),
+        home: Home | None = None,
     ) -> None:
-        """``enter``: what stands before the command."""
+        """Make its account: with a ClusterRole, or with Roles in the namespaces it watches.
+
+        ``enter``: what stands before the command.
+        """
+        home = home or Home()
+        watches = {"watchNamespaces": list(home.watches)}
+        chart_access.grant(plane, home.namespace, watches)
+        file = folder / f"{identity}.kubeconfig"
+        account = chart_access.kubeconfig(plane, home.namespace, OPERATOR, file)
         self._enter = tuple(enter)
-        self.variables = plane.place.environment()
+        self.variables = plane.place.environment() | {"KUBECONFIG": str(account)}
         """Of its environment; changes count from the next start."""
         self._log = folder / f"{identity}.log"
         self._identity = identity
@@ -46,7 +67,8 @@ class OperatorProcess:
         url_file = folder / "redis-url"
         url_file.write_text(redis_url)
         self._settings = {
-            "SRT_OPERATOR_NAMESPACE": "default",
+            "SRT_OPERATOR_NAMESPACE": home.namespace,
+            "SRT_OPERATOR_WATCH_NAMESPACES": json.dumps(home.watches),
             "SRT_OPERATOR_IDENTITY": identity,
             "SRT_OPERATOR_REDIS_URL_FILE": str(url_file),
             "SRT_OPERATOR_IMAGE_TRAINER": "localhost/srt-trainer:1",
@@ -61,10 +83,16 @@ class OperatorProcess:
     @classmethod
     @contextmanager
     def started(
-        cls, plane: ControlPlane, folder: Path, redis_url: str, *, identity: str = "operator-a"
+        cls,
+        plane: ControlPlane,
+        folder: Path,
+        redis_url: str,
+        *,
+        identity: str = "operator-a",
+        home: Home | None = None,
     ) -> Iterator[OperatorProcess]:
         """A running replica, ended politely."""
-        operator = cls(plane, folder, redis_url, identity=identity)
+        operator = cls(plane, folder, redis_url, identity=identity, home=home)
         operator.start()
         try:
             operator.wait_until_up()

@@ -77,7 +77,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- end -}}
 
-{{/* Secret with the key `url`, credentials included, for the operator. */}}
+{{/* Secret with the keys `url`, for the operator, and `job-url`, for pods of jobs. */}}
 {{- define "srt.redisSecret" -}}
 {{- if .Values.redis.enabled -}}
 {{ default (printf "%s-redis" (include "srt.fullname" .)) .Values.redis.auth.existingSecret }}

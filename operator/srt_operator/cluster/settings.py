@@ -35,6 +35,12 @@ class OperatorSettings(ServiceSettings, env_prefix="SRT_OPERATOR_"):
     redis_url_file: Path | None = None
     """File with the URL of the Redis-protocol server, credentials included; required with the
     back end ``kubernetes``."""
+    job_redis_url_file: Path | None = None
+    """File with the same server's URL as pods of jobs get it, for a user with fewer rights; none:
+    they get the operator's own."""
+    redis_ca_file: Path | None = None
+    """Certificate that the server's is checked against, given to pods of jobs; none: no TLS, or
+    their images know it."""
     file_roots: tuple[str, ...] = ("/models", "/data")
     """``file://`` is allowed below these folders of the pods, as a JSON list."""
     pod_defaults_file: Path | None = None
@@ -48,11 +54,21 @@ def redis_url(settings: OperatorSettings) -> str:
     """The server's URL. Raises ConfigurationError."""
     if settings.redis_url_file is None:
         raise ConfigurationError(faults=["SRT_OPERATOR_REDIS_URL_FILE is not set; it is required"])
-    try:
-        return settings.redis_url_file.read_text().strip()
-    except OSError as error:
-        fault = f"SRT_OPERATOR_REDIS_URL_FILE cannot be read: {error}"
-        raise ConfigurationError(faults=[fault]) from error
+    return _content("SRT_OPERATOR_REDIS_URL_FILE", settings.redis_url_file)
+
+
+def job_redis_url(settings: OperatorSettings) -> str:
+    """The server's URL for pods of jobs. Raises ConfigurationError."""
+    if settings.job_redis_url_file is None:
+        return redis_url(settings)
+    return _content("SRT_OPERATOR_JOB_REDIS_URL_FILE", settings.job_redis_url_file)
+
+
+def redis_ca(settings: OperatorSettings) -> str | None:
+    """The server's authority as PEM, for pods of jobs. Raises ConfigurationError."""
+    if settings.redis_ca_file is None:
+        return None
+    return _content("SRT_OPERATOR_REDIS_CA_FILE", settings.redis_ca_file)
 
 
 def pod_defaults(settings: OperatorSettings) -> dict[str, PodDefaults]:
@@ -72,3 +88,11 @@ def pod_defaults(settings: OperatorSettings) -> dict[str, PodDefaults]:
     except ValidationError as error:
         faults = [f"{name}: {f['loc']}: {f['msg']}" for f in error.errors(include_url=False)]
         raise ConfigurationError(faults=faults) from error
+
+
+def _content(name: str, file: Path) -> str:
+    """Of a file that a setting names. Raises ConfigurationError."""
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(faults=[f"{name} cannot be read: {error}"]) from error

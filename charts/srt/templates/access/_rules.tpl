@@ -1,8 +1,11 @@
 {{/* What the operator may do where jobs live: the first table of operator/README.md, row by row. */}}
 {{- define "srt.operatorRules" -}}
 - apiGroups: [srt-rl.dev]
-  resources: [srtjobs, rolloutpools, treecaches]
-  verbs: [get, list, watch, create, patch, delete]
+  resources: [srtjobs]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [srt-rl.dev]
+  resources: [rolloutpools, treecaches]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [srt-rl.dev]
   resources: [srtjobs/status, rolloutpools/status, treecaches/status]
   verbs: [patch]
@@ -29,5 +32,5 @@
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}

@@ -1,9 +1,31 @@
+{{/* What the operator may: our keys, Celery's channel, everything but administration. */}}
+{{- define "srt.redisOperatorRights" -}}
+~srt:* {{ include "srt.redisChannels" . }} +@all -@admin -@dangerous +info
+{{- end -}}
+
 {{/*
-What both users may: our keys and channels, everything but administration. PSUBSCRIBE needs its
-pattern word for word, and Celery subscribes to the last one.
+What pods of jobs may: what the update log, a job's facts and a Celery worker take, on the keys they
+write. Only the operator opens bubbles, counts epochs and commands workers (PUBLISH).
 */}}
-{{- define "srt.redisRights" -}}
-~srt:* resetchannels &srt:* &srt:celery:/0.celery.pidbox &srt:celery:/0.celery* +@all -@admin -@dangerous +info
+{{- define "srt.redisJobRights" -}}
+{{- $keys := list "~srt:celery:*" "%R~srt:{*:ctl}:bubble:*" -}}
+{{- range list "phase" "window" "prompt:*" "claim:*" "unfinished:*" "outcomes" "abort_seconds" "dead_letters" -}}
+{{- $keys = append $keys (printf "~srt:{*:ctl}:%s" .) -}}
+{{- end -}}
+{{- range list "log" "floor" "snapidx" "snap:*" "owner" "owner_epoch" -}}
+{{- $keys = append $keys (printf "~srt:{*}:%s" .) -}}
+{{- end -}}
+{{- $commands := list "hello" "auth" "ping" "time" "client|setinfo" "multi" "exec" "discard" "watch" "unwatch"
+  "eval" "evalsha" "script|load" "script|exists" "subscribe" "psubscribe" "unsubscribe" "punsubscribe"
+  "get" "set" "incrby" "del" "unlink" "exists" "expire" "pexpire" "hget" "hset" "hdel" "hkeys" "hlen" "hincrby"
+  "lpush" "rpush" "ltrim" "llen" "rpop" "brpop" "sadd" "srem" "smembers" "zadd" "zrem" "zrange" "zrangebyscore"
+  "xadd" "xread" "xtrim" "xinfo|stream" -}}
+{{ join " " $keys }} {{ include "srt.redisChannels" . }} -@all +{{ join " +" $commands }}
+{{- end -}}
+
+{{/* PSUBSCRIBE needs its pattern word for word. */}}
+{{- define "srt.redisChannels" -}}
+resetchannels &srt:celery:/0.celery.pidbox
 {{- end -}}
 
 {{- define "srt.redisConfig" -}}

@@ -39,6 +39,10 @@ class Cluster:
     pull_policy: str
     redis_url: str
     """Credentials included."""
+    job_redis_url: str
+    """The same server for pods of jobs: a user who may do less."""
+    redis_ca: str | None = None
+    """Certificate that pods of jobs check the server's against."""
     key: bytes
     """What tokens are derived from."""
     file_roots: Sequence[str] = ("/models", "/data")
@@ -49,6 +53,17 @@ class Cluster:
     def broker_url(self) -> str:
         """The same server as Celery spells it."""
         return self.redis_url.replace("unix://", "redis+socket://")
+
+    @property
+    def redis_secret(self) -> dict[str, str]:
+        """What a pod is told of the server, by the keys of its Secret."""
+        authority = {} if self.redis_ca is None else {pods.REDIS_CA: self.redis_ca}
+        return {"redis-url": self.job_redis_url, **authority}
+
+    @property
+    def redis_files(self) -> tuple[str, ...]:
+        """Keys of `redis_secret` that a pod finds as files below ``/srt/private``."""
+        return () if self.redis_ca is None else (pods.REDIS_CA,)
 
     def defaults(self, kind: str) -> pods.PodDefaults:
         """For pods of one kind."""

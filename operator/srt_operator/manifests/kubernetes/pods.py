@@ -19,6 +19,8 @@ USER: Final = 65_532
 HOME: Final = "/srt"
 PRIVATE: Final = f"{HOME}/private"
 REDIS_URL: Final = "$(REDIS_URL)"
+REDIS_CA: Final = "redis-ca.crt"
+"""Below `PRIVATE`, as the URLs for jobs that the chart makes name it."""
 POD_NAME: Final = "$(POD_NAME)"
 
 _SECURITY: Final = {

@@ -34,7 +34,7 @@ def objects(cluster: Cluster, pool: Pool, cache: Cache | None) -> list[Manifest]
     """Everything of a pool, in the order it is applied. ``cache``: what its reference names."""
     own = labels(pool, ROLE, {LABEL_POOL: pool.name})
     name = rollout_set(pool.name)
-    values = {"token": token(cluster, pool), "redis-url": cluster.redis_url}
+    values = {"token": token(cluster, pool), **cluster.redis_secret}
     return [
         secret(pool, name, values, labels=own),
         headless_service(pool, name, ("http", PORT_GATEWAY), selector=selector(pool), labels=own),
@@ -85,7 +85,7 @@ def _pod(cluster: Cluster, pool: Pool, cache: Cache | None) -> pods.Pod:
     )
     where = site(pool, pool=pool, cache=cache, num_threads=threads)
     volumes, mounts, _ = pods.model_volume(pool.spec.model.uri)
-    secrets: dict[str, tuple[str, ...]] = {rollout_set(pool.name): ("token",)}
+    secrets: dict[str, tuple[str, ...]] = {rollout_set(pool.name): ("token", *cluster.redis_files)}
     if cache is not None:
         secrets[cache_set(cache.name)] = ("token:cache-token", "cache-secret")
     weights_volume, weights_mount = _weights(pool)

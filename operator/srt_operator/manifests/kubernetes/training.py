@@ -56,8 +56,8 @@ def training(
     text = json.dumps(trainer.settings(job, where), indent=2)
     name = trainer_name(owner.name)
     values = {
-        "trainer.json": text.replace(pods.REDIS_URL, json.dumps(cluster.redis_url)[1:-1]),
-        "redis-url": cluster.redis_url,
+        "trainer.json": text.replace(pods.REDIS_URL, json.dumps(cluster.job_redis_url)[1:-1]),
+        **cluster.redis_secret,
     }
     return [secret(owner, name, values, labels=own), _job(cluster, owner, job, pool, cache)]
 
@@ -95,7 +95,7 @@ def _pod(cluster: Cluster, owner: Job, job: SRTJob, pool: Pool, cache: Cache | N
     volumes, mounts, _ = pods.model_volume(job.spec.model.uri)
     name = trainer_name(owner.name)
     secrets: dict[str, tuple[str, ...]] = {
-        name: ("trainer.json",),
+        name: ("trainer.json", *cluster.redis_files),
         rollout_set(pool.name): ("token",),
     }
     if cache is not None:

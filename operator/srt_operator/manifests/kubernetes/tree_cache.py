@@ -34,7 +34,7 @@ def objects(cluster: Cluster, cache: Cache) -> list[Manifest]:
     values = {
         "token": token(cluster, cache),
         "cache-secret": derived(cluster.key, "prompts", cache.id),
-        "redis-url": cluster.redis_url,
+        **cluster.redis_secret,
     }
     budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(cache)}}
     return [
@@ -89,7 +89,7 @@ def _pod(cluster: Cluster, cache: Cache) -> pods.Pod:
     )
     return pods.Pod(
         containers=[replica],
-        volumes=[pods.private_volume({name: ("token:cache-token",)})],
+        volumes=[pods.private_volume({name: ("token:cache-token", *cluster.redis_files)})],
         grace_seconds=tree_cache.GRACE_SECONDS,
         pull_policy=cluster.pull_policy,
         redis_secret=name,
