@@ -361,8 +361,10 @@ def _transitions(what: Definition) -> list[Schema]:
         text = " || ".join([*guards, f"({condition})" if guards else condition])
         checks.append({"rule": text, "message": f"{path}: it cannot change"})
     for path in rules.GROWING[what.kind]:
-        text = f"{_self(path)} >= {_self(path, 'oldSelf')}"
-        checks.append({"rule": text, "message": f"{path}: it may only grow"})
+        new, old = _self(path), _self(path, "oldSelf")
+        text = f"{new} == {old} || {new} > {old} && (self.suspend || oldSelf.suspend)"
+        message = f"{path}: it may only grow, and only while spec.suspend is true"
+        checks.append({"rule": text, "message": message})
     return checks
 
 

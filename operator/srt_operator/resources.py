@@ -109,7 +109,7 @@ class AlgorithmSpec(Part):
     type: Literal["GRPO"]
     """PPO and DAPO are not built yet."""
     steps: Count
-    """Optimizer steps of the job; may only grow on resume."""
+    """Optimizer steps of the job; may only grow, and only while it is suspended or stopped."""
     prompts_per_step: Annotated[int, Field(ge=1, le=65_536)]
     """Groups sampled each step."""
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)]

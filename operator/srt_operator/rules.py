@@ -220,7 +220,7 @@ GROWING: Final[Mapping[str, Sequence[str]]] = {
     "RolloutPool": (),
     "TreeCache": (),
 }
-"""What may only grow, by kind."""
+"""What may only grow, by kind; in a cluster while the job is suspended: a trainer reads it once."""
 
 
 def broken(kind: str, document: Document, *, skip: frozenset[str]) -> list[str]:

@@ -125,9 +125,11 @@ def test_what_a_job_keeps_for_life_cannot_change(server: ControlPlane, path: str
     assert ("cannot change" in caught.value.stderr) or ("may only grow" in caught.value.stderr)
 
 
-def test_steps_may_grow_and_a_job_may_pause(server: ControlPlane) -> None:
+def test_steps_may_grow_while_a_job_pauses(server: ControlPlane) -> None:
     job = changed(SOUND["SRTJob"], "metadata.name", "grows")
     server.apply(job)
+    with pytest.raises(CommandError, match=r"only while spec\.suspend is true"):
+        server.apply(changed(job, "spec.algorithm.steps", 9))
     grown = changed(changed(job, "spec.algorithm.steps", 9), "spec.suspend", True)
     assert server.apply(grown)["spec"]["algorithm"]["steps"] == 9
 

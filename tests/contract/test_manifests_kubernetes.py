@@ -331,7 +331,11 @@ def files(objects: list[Manifest], kind: str, name: str) -> set[Path | None]:
 
 
 def trainer_settings(objects: list[Manifest]) -> TrainerSettings:
-    held = one(objects, "Secret", "sums-trainer")["stringData"]
+    [held] = [
+        o["stringData"]
+        for o in objects
+        if o["kind"] == "Secret" and "trainer.json" in o["stringData"]
+    ]
     return parse_settings(json.loads(held["trainer.json"]))
 
 

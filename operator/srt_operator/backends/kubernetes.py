@@ -5,6 +5,7 @@
   its pods cannot change.
 * `Stop` of every engine or replica scales what makes them to none, so that what lies in Redis
   stays; of the trainer deletes its Job; of a single pod among several, that pod.
+* What another job of the same name left is not there: it goes with its own owner.
 * A pool or cache that the job only refers to is never started or stopped.
 * A run-ahead worker lives in its engine's pod and goes with it.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 
-from srt_operator.cluster.store import Store
+from srt_operator.cluster.store import Store, controller_uid
 from srt_operator.constants import Kind
 from srt_operator.manifests.kubernetes.objects import (
     SPEC_HASH,
@@ -57,6 +58,7 @@ class Names:
 
     namespace: str
     job: str
+    job_uid: str
     pool: str
     cache: str | None
     owns_pool: bool
@@ -76,11 +78,15 @@ class Names:
             return self.owns_cache
         return component is Component.TRAINER or self.owns_pool
 
+    def pod_set(self, component: Component) -> str:
+        """StatefulSet of the pods of engines or replicas."""
+        if component is Component.TREE_CACHE:
+            return cache_set(self.cache or "")
+        return rollout_set(self.pool)
+
     def pod(self, member: Member) -> str:
         """Of a member; the trainer's pods are found by their Job."""
-        if member.component is Component.TREE_CACHE:
-            return f"{cache_set(self.cache or '')}-{member.index}"
-        return f"{rollout_set(self.pool)}-{member.index}"
+        return f"{self.pod_set(member.component)}-{member.index}"
 
 
 class KubernetesBackend:
@@ -171,7 +177,10 @@ class KubernetesBackend:
 
     def _workload(self, component: Component) -> Manifest | None:
         found = self._names.workload(component)
-        return None if found is None else self._store.get(found[0], self._names.namespace, found[1])
+        there = found and self._store.get(found[0], self._names.namespace, found[1])
+        if not there or not self._names.is_owned(component):
+            return there or None
+        return there if controller_uid(there) == self._names.job_uid else None
 
     def _status(self, member: Member) -> ProcessStatus | None:
         workload = self._workload(member.component)
@@ -179,6 +188,8 @@ class KubernetesBackend:
             return self._trainer(workload)
         pod = self._store.get("Pod", self._names.namespace, self._names.pod(member))
         is_going = workload is None or _is_going(workload) or workload["spec"].get("replicas") == 0
+        if pod is not None and workload is not None:
+            is_going = is_going or not self._is_made_by(workload, pod, member.component)
         if pod is None:
             return None if is_going else ProcessStatus(Lifecycle.STARTING, 1, self._now)
         status = pod_status(pod, _CONTAINERS[member.component], self._now)
@@ -186,9 +197,21 @@ class KubernetesBackend:
             return ProcessStatus(Lifecycle.STOPPING, status.num_starts, status.since)
         return status
 
+    def _is_made_by(self, workload: Manifest, pod: Manifest, component: Component) -> bool:
+        """Whether a pod is of the StatefulSet that a workload controls now."""
+        pod_set = self._names.pod_set(component)
+        made_by = self._store.get("StatefulSet", self._names.namespace, pod_set)
+        return (
+            made_by is not None
+            and controller_uid(made_by) == workload["metadata"]["uid"]
+            and controller_uid(pod) == made_by["metadata"]["uid"]
+        )
+
     def _trainer(self, job: Manifest | None) -> ProcessStatus | None:
         name = trainer_name(self._names.job)
         pods = self._store.of_owner("Pod", self._names.namespace, "Job", name)
+        if job is not None:
+            pods = [pod for pod in pods if controller_uid(pod) == job["metadata"]["uid"]]
         statuses = [pod_status(pod, "trainer", self._now) for pod in pods]
         if job is None or _is_going(job):
             alive = [status for status in statuses if status.is_alive]

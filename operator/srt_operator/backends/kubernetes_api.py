@@ -46,6 +46,8 @@ API_VERSIONS: Final[Mapping[str, str]] = {
     "PodDisruptionBudget": "policy/v1",
     "Lease": "coordination.k8s.io/v1",
 }
+_MALFORMED: Final = "failed to create typed patch object"
+"""How a 500 begins that is a fault of the object: server-side apply could not read it."""
 _TYPES: Final = {200: "object", 201: "object", 202: "object"}
 
 
@@ -299,6 +301,8 @@ def _translated(error: ApiException) -> KubernetesError:
     except (TypeError, ValueError, KeyError):
         reason = str(error.reason)
     status = int(error.status or 0)
+    if reason.startswith(_MALFORMED):
+        return KubernetesRefused(status=422, reason=reason)
     if status == 429 or status >= 500 or status == 0:
         return KubernetesUnavailable(reason=reason)
     kind = KubernetesConflict if status == 409 else KubernetesRefused

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from srt_common.errors import TreeStoreError
 from srt_common.messages.tree_cache import CacheStats
 from srt_common.store.redis_log import RedisLogStore
 from srt_operator import conditions
+from srt_operator.caches import TreeCacheSpec
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_skipped
-from srt_operator.cluster.resolution import Refused, cache_resource
+from srt_operator.cluster.resolution import RETRY_SECONDS, Refused, cache_resource, soonest
 from srt_operator.cluster.sayings import conditions_of
+from srt_operator.cluster.store import controller_uid
 from srt_operator.conditions import Finding
 from srt_operator.constants import ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes import tree_cache
 from srt_operator.manifests.kubernetes.cluster import Cache
-from srt_operator.manifests.kubernetes.objects import Manifest, cache_set
+from srt_operator.manifests.kubernetes.objects import Manifest, cache_set, rollout_set
 from srt_operator.status import TreeCacheStatus
 
-RETRY_SECONDS: Final = 10.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -36,18 +37,19 @@ class CacheController:
         manifest = self._context.store.get(Kind.TREE_CACHE, namespace, name)
         if manifest is None:
             return None
+        if manifest["metadata"].get("deletionTimestamp"):
+            return await self._let_go(manifest)
         refusal: Refused | None = None
         try:
             cache = cache_resource(manifest)
-            if manifest["metadata"].get("deletionTimestamp"):
-                return await self._let_go(manifest, cache)
             await self._hold(manifest, cache)
             for made in tree_cache.objects(self._context.cluster, cache):
                 await self._context.upkeep.ensure(made)
         except Refused as refused:
             refusal = refused
         there = self._context.store.get("StatefulSet", namespace, cache_set(name))
-        return await self._context.sayings.status(manifest, self._status(manifest, there, refusal))
+        status = self._status(manifest, there, refusal)
+        return soonest(await self._context.sayings.status(manifest, status), refusal)
 
     async def _hold(self, manifest: Manifest, cache: Cache) -> None:
         """Have a finalizer exactly where there will be something to remove."""
@@ -57,23 +59,30 @@ class CacheController:
             kept = [f for f in finalizers(manifest) if f != FINALIZER]
             await self._set_finalizers(manifest, [*kept, FINALIZER] if wants else kept)
 
-    async def _let_go(self, manifest: Manifest, cache: Cache) -> float | None:
-        """Remove the trees, then the finalizer; pods that still write are waited for."""
+    async def _let_go(self, manifest: Manifest) -> float | None:
+        """Remove the trees, then the finalizer; pods that still write are waited for. The spec may
+        be one that is refused by now.
+        """
         if FINALIZER not in finalizers(manifest):
             return None
-        is_wanted = cache.spec.deletion_policy == "Delete" and not is_skipped(manifest)
-        if is_wanted and not await self._forget(manifest, cache):
+        if not is_skipped(manifest) and not await self._forget(manifest):
             return RETRY_SECONDS
+        self._context.sayings.forget(manifest["metadata"]["uid"])
         await self._set_finalizers(manifest, [f for f in finalizers(manifest) if f != FINALIZER])
         return None
 
-    async def _forget(self, manifest: Manifest, cache: Cache) -> bool:
-        namespace, name = cache.namespace, cache_set(cache.name)
-        await self._context.api.delete("StatefulSet", namespace, name)
-        if self._context.store.of_owner("Pod", namespace, "StatefulSet", name):
+    async def _forget(self, manifest: Manifest) -> bool:
+        metadata = manifest["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        await self._context.upkeep.delete("StatefulSet", namespace, cache_set(name))
+        if writers := self._writers(namespace, name):
+            message = f"its trees are removed when nobody writes them: {', '.join(writers)} may"
+            await self._context.sayings.event(manifest, Reason.IN_USE, message, is_bad=False)
             return False
         store = RedisLogStore.from_url(
-            self._context.cluster.redis_url, cache=cache.id, num_shards=cache.spec.shards
+            self._context.cluster.redis_url,
+            cache=controller_uid(manifest) or metadata["uid"],
+            num_shards=manifest["spec"].get("shards", TreeCacheSpec().shards),
         )
         try:
             await store.forget()
@@ -81,7 +90,7 @@ class CacheController:
             message = (
                 f"its trees cannot be removed from Redis ({error}); it is tried again. To leave "
                 "them there: kubectl annotate treecache "
-                f"{cache.name} srt-rl.dev/skip-cleanup=true"
+                f"{name} srt-rl.dev/skip-cleanup=true"
             )
             await self._context.sayings.event(
                 manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True
@@ -90,6 +99,17 @@ class CacheController:
         finally:
             await store.close()
         return True
+
+    def _writers(self, namespace: str, name: str) -> list[str]:
+        """Its own pods and those of engines that draft from it."""
+        store = self._context.store
+        pods = store.of_owner("Pod", namespace, "StatefulSet", cache_set(name))
+        for pool in store.of_kind(Kind.ROLLOUT_POOL):
+            reference = pool["spec"].get("treeCacheRef", {}).get("name")
+            if (pool["metadata"]["namespace"], reference) == (namespace, name):
+                engines = rollout_set(pool["metadata"]["name"])
+                pods += store.of_owner("Pod", namespace, "StatefulSet", engines)
+        return sorted(pod["metadata"]["name"] for pod in pods)
 
     async def _set_finalizers(self, manifest: Manifest, wanted: list[str]) -> None:
         metadata = manifest["metadata"]

@@ -65,11 +65,15 @@ class Companion:
         place: Place,
         *,
         token: Callable[[], str],
+        since: float,
         clock: Clock,
         on_reading: Callable[[], None],
     ) -> None:
-        """``token``: of the gateways; ``on_reading``: called after each one."""
+        """Of a job that began at ``since``, in Unix seconds: what was reported before is another's
+        that used the same engines. ``token``: of the gateways; ``on_reading``: called after each.
+        """
         self.spec = spec
+        self._since = since
         self.place = place
         self.reading = Reading()
         self._token = token
@@ -134,6 +138,8 @@ class Companion:
                 report = await coordination.phase()
             except CoordinationUnavailable as error:
                 server_fault = error.reason
+            if report is not None and report.reported_at_unix < self._since:
+                report = None
             loads = (await pods.read()).values()
             self.reading = Reading(
                 step=self.reading.step if report is None else report.policy_version,

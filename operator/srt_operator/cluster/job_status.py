@@ -82,7 +82,9 @@ def of_job(
         "phase": decided.phase,
         "conditions": merged,
         "processes": _processes(resolved, processes, last.processes),
-        "progress": _progress(last.progress, reading, spec.algorithm.steps, is_complete),
+        "progress": last.progress
+        if is_true(last.conditions, ConditionType.COMPLETE)
+        else _progress(last.progress, reading, spec.algorithm.steps, is_complete),
         "start_time": None if decided.phase is Phase.SUSPENDED else last.start_time or rfc3339(now),
         "completion_time": _ended_at(merged),
         "rollout": _rollout(resolved, processes),

@@ -1,7 +1,9 @@
 """Keeps SRTJobs: one look, one plan, its actions, what is said of it.
 
 * Every look decides from what is there; carrying it out and looking again changes nothing.
-* A job that is wrong or waits for something is said so and otherwise left as it is.
+* A job that is wrong or waits for something is said so and otherwise left as it is; what stops a
+  job stops it all the same.
+* What a job has on the server is removed when nothing of it runs any more and writes there.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from srt_operator.cluster.companions import Companion, Reading
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_cancelled, is_skipped
 from srt_operator.cluster.resolution import (
+    RETRY_SECONDS,
     Refused,
     Resolved,
     cache_resource,
+    pool_reference,
     pool_resource,
     resolve,
+    soonest,
+    users_of,
 )
 from srt_operator.cluster.sayings import conditions_of
-from srt_operator.cluster.store import Key
-from srt_operator.constants import Kind, Reason
+from srt_operator.cluster.store import Key, controller_uid
+from srt_operator.conditions import is_true
+from srt_operator.constants import ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes import rollout_pool, training, tree_cache
 from srt_operator.manifests.kubernetes.cluster import (
     Cache,
@@ -35,14 +42,21 @@ from srt_operator.manifests.kubernetes.cluster import (
     cache_urls,
     engine_urls,
 )
-from srt_operator.manifests.kubernetes.objects import Manifest
+from srt_operator.manifests.kubernetes.objects import (
+    LABEL_JOB_UID,
+    LABEL_ROLE,
+    Manifest,
+    rollout_set,
+    trainer_name,
+)
 from srt_operator.processes import Component, Observed, ProcessStatus
 from srt_operator.reconciler import Plan, plan
 from srt_operator.runahead.assembly import Place
 from srt_operator.runahead.dispatch import CeleryDispatcher
 
 MANAGED_BY: Final = "srt-rl.dev/srt-operator"
-RETRY_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 2.0
+"""Between looks at what a job that goes still runs; the end of a pod brings another."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -66,13 +80,24 @@ class JobController:
             return await self._let_go(manifest)
         try:
             resolved = self._resolve(manifest)
+            if FINALIZER not in finalizers(manifest):
+                await self._set_finalizers(manifest, [*finalizers(manifest), FINALIZER])
+            return await self._advance(key, manifest, resolved)
         except Refused as refused:
-            status = job_status.refused(manifest, refused, now=self._context.clock.unix())
-            due = await self._context.sayings.status(manifest, status)
-            return due if refused.missing is None else RETRY_SECONDS
-        if FINALIZER not in finalizers(manifest):
-            await self._set_finalizers(manifest, [*finalizers(manifest), FINALIZER])
-        return await self._advance(key, manifest, resolved)
+            return await self._refuse(manifest, refused)
+
+    async def _refuse(self, manifest: Manifest, refused: Refused) -> float | None:
+        """Say why nothing is done. An ended job stays as it ended; one that is to stop does."""
+        now, found = self._context.clock.unix(), conditions_of(manifest)
+        if any(is_true(found, end) for end in (ConditionType.COMPLETE, ConditionType.FAILED)):
+            ended = manifest["status"].get("completionTime")
+            return await self._expire(manifest, ended, now)
+        if _is_to_stop(manifest, now):
+            metadata = manifest["metadata"]
+            name = trainer_name(metadata["name"])
+            await self._context.upkeep.delete("Job", metadata["namespace"], name)
+        status = job_status.refused(manifest, refused, now=now)
+        return soonest(await self._context.sayings.status(manifest, status), refused)
 
     async def _advance(self, key: Key, manifest: Manifest, resolved: Resolved) -> float | None:
         now = self._context.clock.unix()
@@ -82,7 +107,8 @@ class JobController:
         if is_ending:
             reading = await self._finish_companion(key)
         else:
-            reading = await self._accompany(key, resolved)
+            since = seconds_of(manifest.get("status", {}).get("startTime"), now)
+            reading = await self._accompany(key, resolved, since)
             await backend.bring_up_to_date()
         await backend.apply(decided.actions)
         status = job_status.of_job(
@@ -94,7 +120,7 @@ class JobController:
             now=now,
         )
         due = await self._context.sayings.status(manifest, status)
-        left = await self._expire(manifest, resolved, status.completion_time, now)
+        left = await self._expire(manifest, status.completion_time, now)
         moments = [decided.requeue_after, due, left]
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -156,28 +182,48 @@ class JobController:
         return training.training(self._context.cluster, owner, job, pool=pool, cache=cache)
 
     def _parts(self, resolved: Resolved) -> tuple[Pool | None, Cache | None]:
-        """Pool and cache as they are there."""
+        """Pool and cache as they are there; what another job of the same name left is not."""
         names, store = resolved.names, self._context.store
         pool = store.get(Kind.ROLLOUT_POOL, names.namespace, names.pool)
+        if pool is not None and names.owns_pool and controller_uid(pool) != names.job_uid:
+            pool = None
         cache = names.cache and store.get(Kind.TREE_CACHE, names.namespace, names.cache)
+        if cache and names.owns_cache and controller_uid(cache) != names.job_uid:
+            cache = None
         return (
             None if pool is None else pool_resource(pool, file_roots=("/",)),
             cache_resource(cache) if cache else None,
         )
 
     # -- beside the pods
-    async def _accompany(self, key: Key, resolved: Resolved) -> Reading | None:
-        """Have a companion that knows the pool and the cache as they are; what it heard last."""
+    async def _accompany(self, key: Key, resolved: Resolved, since: float) -> Reading | None:
+        """Have a companion that knows the job, the pool and the cache as they are; what it heard
+        last. ``since``: when the job began, in Unix seconds.
+        """
         pool, cache = self._parts(resolved)
         if pool is None:
             return None
         cluster, context = self._context.cluster, self._context
+        place = self._place(resolved, pool, cache)
         there = context.companions.get(key)
         if there is not None:
-            if there.is_running and len(there.place.engines) == pool.spec.replicas:
+            is_current = there.spec == resolved.job.spec and there.place.is_like(place)
+            if there.is_running and is_current:
                 return there.reading
             await self._end_companion(key)
-        place = Place(
+        context.companions[key] = Companion(
+            resolved.job.spec,
+            place,
+            token=lambda: rollout_pool.token(cluster, pool),
+            since=since,
+            clock=context.clock,
+            on_reading=lambda: _look_at(context, key, resolved),
+        )
+        return None
+
+    def _place(self, resolved: Resolved, pool: Pool, cache: Cache | None) -> Place:
+        cluster = self._context.cluster
+        return Place(
             job_id=pool.id,
             job_name=resolved.job.metadata.name,
             engines=engine_urls(pool, pool.spec.replicas),
@@ -187,14 +233,6 @@ class JobController:
             broker_url=cluster.broker_url,
             telemetry=None,
         )
-        context.companions[key] = Companion(
-            resolved.job.spec,
-            place,
-            token=lambda: rollout_pool.token(cluster, pool),
-            clock=context.clock,
-            on_reading=lambda: _look_at(context, key, resolved),
-        )
-        return None
 
     async def _finish_companion(self, key: Key) -> Reading | None:
         companion = self._context.companions.pop(key, None)
@@ -206,11 +244,9 @@ class JobController:
             await companion.stop()
 
     # -- ends
-    async def _expire(
-        self, manifest: Manifest, resolved: Resolved, ended: str | None, now: float
-    ) -> float | None:
+    async def _expire(self, manifest: Manifest, ended: str | None, now: float) -> float | None:
         """Delete a job whose time after its end is over; else how long it has."""
-        ttl = resolved.job.spec.ttl_seconds_after_finished
+        ttl: float | None = manifest["spec"].get("ttlSecondsAfterFinished")
         if ttl is None or ended is None:
             return None
         left = seconds_of(ended, now) + ttl - now
@@ -221,35 +257,56 @@ class JobController:
         return None
 
     async def _let_go(self, manifest: Manifest) -> float | None:
-        """Remove what the job has on the server, then the finalizer."""
+        """Stop what runs, remove what the job has on the server, then the finalizer."""
         if FINALIZER not in finalizers(manifest):
             return None
-        self._context.sayings.forget(manifest["metadata"]["uid"])
         if not is_skipped(manifest):
+            if await self._is_still_running(manifest):
+                return STOP_SECONDS
             try:
                 await self._forget(manifest)
             except CoordinationUnavailable as error:
                 await self._say_why_it_stays(manifest, error)
                 return RETRY_SECONDS
+        self._context.sayings.forget(manifest["metadata"]["uid"])
         await self._set_finalizers(manifest, [f for f in finalizers(manifest) if f != FINALIZER])
         return None
 
+    async def _is_still_running(self, manifest: Manifest) -> bool:
+        """Whether trainer or engines of a job that goes may still write; they are told to stop."""
+        metadata, store = manifest["metadata"], self._context.store
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        await self._context.upkeep.delete("Job", namespace, trainer_name(name))
+        pool = store.get(Kind.ROLLOUT_POOL, namespace, name)
+        if pool is not None and controller_uid(pool) == uid and pool["spec"].get("replicas"):
+            change = {"spec": {"replicas": 0}}
+            await self._context.api.merge(Kind.ROLLOUT_POOL, namespace, name, change)
+        return any(
+            pod["metadata"].get("labels", {}).get(LABEL_JOB_UID) == uid
+            and pod["metadata"]["labels"].get(LABEL_ROLE) in (rollout_pool.ROLE, training.ROLE)
+            for pod in store.of_kind("Pod")
+        )
+
     async def _forget(self, manifest: Manifest) -> None:
-        """Raises CoordinationUnavailable."""
-        try:
-            resolved = self._resolve(manifest)
-        except Refused:
-            return  # it never had anything
-        pool, _ = self._parts(resolved)
-        job_id = resolved.owner.uid if pool is None else pool.id
-        url = self._context.cluster.redis_url
-        coordination = Coordination.from_url(url, job=job_id)
+        """What lies under a pool's name stays while another job uses the pool.
+
+        Raises:
+            CoordinationUnavailable: the server is away.
+        """
+        metadata, store = manifest["metadata"], self._context.store
+        job_id, pool = metadata["uid"], metadata["name"]
+        maker = manifest["spec"].get("rollout", {}).get("template", {})
+        if shared := pool_reference(manifest):
+            there = store.get(Kind.ROLLOUT_POOL, metadata["namespace"], shared)
+            if there is None or len(users_of(shared, store, metadata["namespace"])) > 1:
+                return
+            job_id, pool, maker = there["metadata"]["uid"], shared, there["spec"]
+        coordination = Coordination.from_url(self._context.cluster.redis_url, job=job_id)
         dispatcher = CeleryDispatcher(self._context.cluster.broker_url, job=job_id)
         try:
             await coordination.forget_job()
-            if pool is not None:
-                for engine in engine_urls(pool, resolved.job.spec.rollout.pool.replicas):
-                    await dispatcher.forget(engine)
+            for index in range(maker.get("replicas", 1)):
+                await dispatcher.forget(f"{rollout_set(pool)}-{index}")
         finally:
             await coordination.close()
             await dispatcher.close()
@@ -279,6 +336,16 @@ def _ends_with_job(process: str, resolved: Resolved) -> bool:
     if process.startswith(f"{Component.ROLLOUT}-"):
         return resolved.names.owns_pool
     return not process.startswith(f"{Component.TREE_CACHE}-") or resolved.names.owns_cache
+
+
+def _is_to_stop(manifest: Manifest, now: float) -> bool:
+    """Whether a user stopped a job, or its time is over."""
+    spec, status = manifest["spec"], manifest.get("status", {})
+    ends_after = spec.get("activeDeadlineSeconds")
+    is_late = (
+        ends_after is not None and seconds_of(status.get("startTime"), now) + ends_after <= now
+    )
+    return bool(spec.get("suspend")) or is_cancelled(manifest) or is_late
 
 
 def _look_at(context: Context, key: Key, resolved: Resolved) -> None:

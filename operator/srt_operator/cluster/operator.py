@@ -2,7 +2,8 @@
 
 * Level-triggered: a look decides from the store, so a lost event costs a resync at most.
 * A watch that had to list anew missed something, objects that went included: a resync follows.
-* A look that fails is tried again after a growing pause; the others go on.
+* A look that fails, whatever with, is tried again after a growing pause; the others go on: no
+  resource of one user may stop the operator for all.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from srt_common.cancellation import cancel_and_wait
 from srt_common.errors import SRTError
 from srt_operator.backends.kubernetes_api import (
     KubernetesConflict,
@@ -161,20 +163,25 @@ class Operator:
 
     async def _look(self, key: Key) -> float | None:
         kind, namespace, name = key
+        looking = asyncio.create_task(self._controllers[kind].reconcile(namespace, name))
         try:
-            after = await self._controllers[kind].reconcile(namespace, name)
-        except KubernetesConflict:
+            await asyncio.wait({looking})
+        finally:
+            await cancel_and_wait({looking})
+        error = looking.exception()
+        if isinstance(error, KubernetesConflict):
             return 0.2  # somebody else was first; what they wrote comes with the next event
-        except KubernetesRefused as error:
-            return None if error.status == HTTP_GONE else self._failed(key, error)
-        except SRTError as error:
+        if isinstance(error, KubernetesRefused) and error.status == HTTP_GONE:
+            return None
+        if error is not None:
             return self._failed(key, error)
         self._num_failures.pop(key, None)
-        return after
+        return looking.result()
 
-    def _failed(self, key: Key, error: SRTError) -> float:
+    def _failed(self, key: Key, error: BaseException) -> float:
         """Seconds until the next try."""
         failures = self._num_failures[key] = self._num_failures.get(key, 0) + 1
         extra = {"resource": "/".join(key), "reason": str(error), "failures": failures}
-        _LOG.warning("a look failed", extra=extra)
+        trace = None if isinstance(error, SRTError) else error
+        _LOG.warning("a look failed", extra=extra, exc_info=trace)
         return min(2.0 ** min(failures, 10) / 2, MAX_PAUSE_SECONDS)

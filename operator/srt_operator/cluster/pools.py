@@ -7,7 +7,7 @@ from typing import Any
 
 from srt_operator import conditions
 from srt_operator.cluster.context import Context
-from srt_operator.cluster.resolution import Refused, cache_resource, pool_resource
+from srt_operator.cluster.resolution import Refused, cache_resource, pool_resource, soonest
 from srt_operator.cluster.sayings import conditions_of
 from srt_operator.conditions import Finding
 from srt_operator.constants import ConditionType, Kind, Reason
@@ -36,7 +36,8 @@ class PoolController:
         except Refused as refused:
             refusal = refused
         there = self._context.store.get("StatefulSet", namespace, rollout_set(name))
-        return await self._context.sayings.status(manifest, self._status(manifest, there, refusal))
+        status = self._status(manifest, there, refusal)
+        return soonest(await self._context.sayings.status(manifest, status), refusal)
 
     def _cache(self, pool: Pool) -> Cache | None:
         """What its reference names. Raises Refused."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -15,13 +15,14 @@ from srt_common.errors import ConfigurationError
 from srt_operator import job_file, places
 from srt_operator.backends.kubernetes import Names
 from srt_operator.caches import RedisSpec, TreeCache, TreeCacheReplicas, TreeCacheTemplate
-from srt_operator.cluster.store import Store
+from srt_operator.cluster.store import Store, controller_uid
 from srt_operator.constants import ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes.cluster import Cache, Pool
-from srt_operator.manifests.kubernetes.objects import Manifest, Resource, Spec
+from srt_operator.manifests.kubernetes.objects import Manifest, Resource, Spec, trainer_name
 from srt_operator.pools import RolloutPool, RolloutTemplate
 from srt_operator.resources import JobTreeCacheSpec, SRTJob, SRTJobSpec
 
+RETRY_SECONDS: Final = 10.0
 KEPT = ("name", "namespace", "labels", "annotations")
 
 
@@ -36,6 +37,13 @@ class Refused(Exception):
         self.message = message
         self.missing = missing
         """The condition that waits for something that is not there; None: it is refused."""
+
+
+def soonest(due: float | None, refusal: Refused | None) -> float | None:
+    """When to look again: what is waited for may come without a word."""
+    if refusal is None or refusal.missing is None:
+        return due
+    return RETRY_SECONDS if due is None else min(due, RETRY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,6 @@ def document_of(manifest: Manifest) -> dict[str, Any]:
 def resource_of(manifest: Manifest, spec: Spec) -> Resource[Spec]:
     """A resource as the API server has it, around its typed spec."""
     metadata = manifest["metadata"]
-    owners = [owner for owner in metadata.get("ownerReferences", ()) if owner.get("controller")]
     return Resource(
         kind=Kind(manifest["kind"]),
         namespace=metadata["namespace"],
@@ -67,7 +74,7 @@ def resource_of(manifest: Manifest, spec: Spec) -> Resource[Spec]:
         spec=spec,
         generation=metadata.get("generation", 1),
         labels=metadata.get("labels", {}),
-        owner_uid=owners[0]["uid"] if owners else None,
+        owner_uid=controller_uid(manifest),
     )
 
 
@@ -115,6 +122,7 @@ def resolve(
         names=Names(
             namespace=owner.namespace,
             job=job.metadata.name,
+            job_uid=owner.uid,
             pool=job.metadata.name if pool_ref is None else pool_ref.name,
             cache=cache_name if spec.rollout.pool.drafter.enabled else None,
             owns_pool=pool_ref is None,
@@ -175,17 +183,50 @@ def _with_cache(
 
 
 def _user_of(pool: str, store: Store, owner: Resource[Any]) -> str | None:
-    """An older job that samples from the pool and has not ended."""
+    """The job that a pool is another's of: whose trainer is there, else the oldest that goes on."""
     mine = store.get(Kind.SRT_JOB, owner.namespace, owner.name)
     assert mine is not None
-    for other in store.of_kind(Kind.SRT_JOB):
-        metadata, spec = other["metadata"], other["spec"]
-        is_neighbour = metadata["namespace"] == owner.namespace and metadata["uid"] != owner.uid
-        reference = spec.get("rollout", {}).get("poolRef", {}).get("name")
+    is_training = _has_trainer(mine, store)
+    for other in users_of(pool, store, owner.namespace):
+        if other["metadata"]["uid"] == owner.uid:
+            continue
+        is_older = _age(other) < _age(mine)
         has_ended = other.get("status", {}).get("phase") in ("Complete", "Failed", "Suspended")
-        if is_neighbour and reference == pool and not has_ended and _age(other) < _age(mine):
-            return str(metadata["name"])
+        if _has_trainer(other, store):
+            is_its = is_older or not is_training
+        else:
+            is_its = is_older and not has_ended and not is_training
+        if is_its:
+            return str(other["metadata"]["name"])
     return None
+
+
+def users_of(pool: str, store: Store, namespace: str) -> list[Manifest]:
+    """Jobs that refer to a pool."""
+    return [
+        job
+        for job in store.of_kind(Kind.SRT_JOB)
+        if job["metadata"]["namespace"] == namespace and pool_reference(job) == pool
+    ]
+
+
+def pool_reference(job: Manifest) -> str | None:
+    """The pool that a job refers to; None: it has its own."""
+    name: str | None = job["spec"].get("rollout", {}).get("poolRef", {}).get("name")
+    return name
+
+
+def _has_trainer(job: Manifest, store: Store) -> bool:
+    """Whether a job's trainer runs, or may still be ending."""
+    namespace, name = job["metadata"]["namespace"], trainer_name(job["metadata"]["name"])
+    there = store.get("Job", namespace, name)
+    if there is not None and controller_uid(there) == job["metadata"]["uid"]:
+        conditions = there.get("status", {}).get("conditions", ())
+        ended = {c["type"] for c in conditions if c["status"] == "True"}
+        if not ended & {"Complete", "Failed"}:
+            return True
+    pods = store.of_owner("Pod", namespace, "Job", name)
+    return any(pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") for pod in pods)
 
 
 def _age(manifest: Manifest) -> tuple[str, str]:

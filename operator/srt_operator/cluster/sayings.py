@@ -26,6 +26,7 @@ from srt_operator.resource_parts import Part
 from srt_operator.status import Condition
 
 WRITE_SECONDS: Final = 15.0
+REPEAT_SECONDS: Final = 300.0
 _LOG = logging.getLogger(__name__)
 _CONDITIONS: Final = TypeAdapter(tuple[Condition, ...])
 _SILENT: Final = frozenset({ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED})
@@ -51,6 +52,8 @@ class Sayings:
         self._identity = identity
         self._written: dict[str, tuple[float, Mapping[str, Any]]] = {}
         """Time and content of the last status, by uid."""
+        self._told: dict[tuple[str, str, str], float] = {}
+        """When an event was made last, by uid, reason and message."""
 
     async def status(self, manifest: Manifest, status: Part) -> float | None:
         """Write a status if it is due; seconds until it is, if it is not."""
@@ -71,11 +74,15 @@ class Sayings:
     def forget(self, uid: str) -> None:
         """The resource is gone."""
         self._written.pop(uid, None)
+        self._told = {saying: at for saying, at in self._told.items() if saying[0] != uid}
 
     async def event(self, manifest: Manifest, reason: str, message: str, *, is_bad: bool) -> None:
-        """Tell people something; trouble with that is no trouble."""
+        """Tell people something, the same seldom; trouble with that is no trouble."""
         metadata = manifest["metadata"]
-        now = self._clock.unix()
+        now, saying = self._clock.unix(), (metadata["uid"], reason, message)
+        if now - self._told.get(saying, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return
+        self._told[saying] = now
         event = {
             "apiVersion": API_VERSIONS["Event"],
             "kind": "Event",

@@ -107,6 +107,12 @@ def owners(manifest: Manifest) -> set[tuple[str, str]]:
     return {(owner["kind"], owner["name"]) for owner in found}
 
 
+def controller_uid(manifest: Manifest) -> str | None:
+    """Of the one owner that controls it."""
+    found: Iterable[Manifest] = manifest["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in found if owner.get("controller")), None)
+
+
 def _version(manifest: Manifest) -> int:
     """Versions of one object grow; they are numbers on every API server since 1.35, and before."""
     return int(manifest["metadata"]["resourceVersion"])

@@ -4,6 +4,8 @@
   now, beside what was ours after the last apply, tells of every change by others and of no other.
 * What is not watched is applied anew when `doubt` was called since, as every resync does.
 * A replica that begins to lead applies everything once: it knows nothing of what was before.
+* What carries the name of a part and is controlled by nobody or somebody else is left alone.
+  Secrets cannot be looked at; their names hold the owner's uid.
 """
 
 from __future__ import annotations
@@ -11,17 +13,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from srt_operator.backends.kubernetes_api import KubernetesApi
+from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesRefused
+from srt_operator.cluster.resolution import Refused
 from srt_operator.cluster.sayings import Sayings
-from srt_operator.cluster.store import WATCHED, Key, Store, key_of
-from srt_operator.constants import API_VERSION
+from srt_operator.cluster.store import WATCHED, Key, Store, controller_uid, key_of
+from srt_operator.constants import API_VERSION, ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes.objects import MANAGER, SPEC_HASH, Manifest
 
 PUT_BACK: Final = "PutBack"
 """Reason of the event."""
+NOT_TAKEN: Final = frozenset({400, 403, 422})
+"""Refusals of an object as such: malformed, forbidden by a quota or a policy, invalid."""
+_CONDITIONS: Final[Mapping[str, ConditionType]] = {
+    Kind.TREE_CACHE: ConditionType.TREE_CACHE_READY,
+    Kind.ROLLOUT_POOL: ConditionType.ROLLOUT_READY,
+    "Job": ConditionType.TRAINER_READY,
+}
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -45,13 +56,18 @@ class Upkeep:
         self._applied: dict[Key, _Applied] = {}
 
     async def ensure(self, manifest: Manifest) -> None:
-        """Apply an object, unless it is there as it was applied last and that is what is wanted."""
+        """Apply an object, unless it is there as it was applied last and that is what is wanted.
+
+        Raises:
+            Refused: the name is taken, or the API server does not take the object.
+        """
         key, wanted = key_of(manifest), _wanted(manifest)
         last, there = self._applied.get(key), self._store.get(*key)
         is_asked_for_again = last is not None and last.wanted == wanted
         if is_asked_for_again and not self._has_changed(key, last, there):
             return
-        made = await self._api.apply(manifest)
+        await self._leave_others_alone(manifest, there)
+        made = await self._apply(manifest)
         self._applied[key] = _Applied(wanted, _ours(made))
         if key[0] in WATCHED:
             self._store.put(made)
@@ -69,6 +85,27 @@ class Upkeep:
             key: last for key, last in self._applied.items() if self._store.get(*key) is not None
         }
 
+    async def _leave_others_alone(self, manifest: Manifest, there: Manifest | None) -> None:
+        kind, namespace, name = key_of(manifest)
+        if there is None and kind != "Secret":
+            there = await self._api.get(kind, namespace, name)
+        if there is not None and controller_uid(there) != controller_uid(manifest):
+            message = (
+                f"{kind} {name} is there and is not this resource's own: delete it, or use "
+                "another name"
+            )
+            raise Refused(Reason.NAME_TAKEN, message, missing=_waiting_for(kind))
+
+    async def _apply(self, manifest: Manifest) -> Manifest:
+        try:
+            return await self._api.apply(manifest)
+        except KubernetesRefused as error:
+            if error.status not in NOT_TAKEN:
+                raise
+            kind, _, name = key_of(manifest)
+            message = f"{kind} {name}: {error.reason}"
+            raise Refused(Reason.NOT_ADMITTED, message, missing=_waiting_for(kind)) from error
+
     def _has_changed(self, key: Key, last: _Applied | None, there: Manifest | None) -> bool:
         if key[0] not in WATCHED:
             return False
@@ -84,9 +121,14 @@ class Upkeep:
             await self._sayings.event(resource, PUT_BACK, message, is_bad=True)
 
 
+def _waiting_for(kind: str) -> ConditionType:
+    """The condition of an object's owner that waits for it."""
+    return _CONDITIONS.get(kind, ConditionType.READY)
+
+
 def _wanted(manifest: Manifest) -> str:
     metadata = manifest["metadata"]
-    return f"{metadata['annotations'][SPEC_HASH]}:{metadata['ownerReferences'][0]['uid']}"
+    return f"{metadata['annotations'][SPEC_HASH]}:{controller_uid(manifest)}"
 
 
 def _ours(manifest: Manifest) -> str:

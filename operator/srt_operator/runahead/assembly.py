@@ -48,6 +48,11 @@ class Place:
     telemetry: Path | None
     """Folder for spans and metrics; None: this process's own providers."""
 
+    def is_like(self, other: Place) -> bool:
+        """Whether it is the same job with the same engines and caches."""
+        mine, others = ((p.job_id, p.engines, p.caches) for p in (self, other))
+        return mine == others
+
 
 def local_place(job: SRTJob, site: LocalSite) -> Place:
     """Of a run on this machine."""

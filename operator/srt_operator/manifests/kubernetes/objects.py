@@ -72,6 +72,13 @@ def trainer_name(name: str) -> str:
     return f"{name}-trainer"
 
 
+def secret_name(owner: Resource[Any], name: str) -> str:
+    """Of an owner's Secret. What lies there under other names is never written: the operator may
+    not read Secrets, so it could not tell whose they are.
+    """
+    return f"{name}-{owner.uid[:8]}"
+
+
 def host(service: str, namespace: str) -> str:
     """Name of a Service from any namespace."""
     return f"{service}.{namespace}.svc"

@@ -20,6 +20,7 @@ from srt_operator.manifests.kubernetes.objects import (
     manifest,
     rollout_set,
     secret,
+    secret_name,
     trainer_name,
 )
 
@@ -36,7 +37,7 @@ def objects(cluster: Cluster, pool: Pool, cache: Cache | None) -> list[Manifest]
     name = rollout_set(pool.name)
     values = {"token": token(cluster, pool), **cluster.redis_secret}
     return [
-        secret(pool, name, values, labels=own),
+        secret(pool, secret_name(pool, name), values, labels=own),
         headless_service(pool, name, ("http", PORT_GATEWAY), selector=selector(pool), labels=own),
         headless_service(
             pool,
@@ -85,9 +86,10 @@ def _pod(cluster: Cluster, pool: Pool, cache: Cache | None) -> pods.Pod:
     )
     where = site(pool, pool=pool, cache=cache, num_threads=threads)
     volumes, mounts, _ = pods.model_volume(pool.spec.model.uri)
-    secrets: dict[str, tuple[str, ...]] = {rollout_set(pool.name): ("token", *cluster.redis_files)}
+    sealed = secret_name(pool, rollout_set(pool.name))
+    secrets: dict[str, tuple[str, ...]] = {sealed: ("token", *cluster.redis_files)}
     if cache is not None:
-        secrets[cache_set(cache.name)] = ("token:cache-token", "cache-secret")
+        secrets[secret_name(cache, cache_set(cache.name))] = ("token:cache-token", "cache-secret")
     weights_volume, weights_mount = _weights(pool)
     shm = {"name": "srt-shm", "emptyDir": {"medium": "Memory"}}
     main_mounts = [
@@ -131,7 +133,7 @@ def _pod(cluster: Cluster, pool: Pool, cache: Cache | None) -> pods.Pod:
         ],
         grace_seconds=rollout.grace_seconds(pool.spec) + DRAIN_NOTICE_SECONDS,
         pull_policy=cluster.pull_policy,
-        redis_secret=rollout_set(pool.name),
+        redis_secret=sealed,
     )
 
 

@@ -21,6 +21,7 @@ from srt_operator.manifests.kubernetes.objects import (
     manifest,
     rollout_set,
     secret,
+    secret_name,
     trainer_name,
 )
 from srt_operator.manifests.parts import cache_of, pool_of
@@ -59,7 +60,8 @@ def training(
         "trainer.json": text.replace(pods.REDIS_URL, json.dumps(cluster.job_redis_url)[1:-1]),
         **cluster.redis_secret,
     }
-    return [secret(owner, name, values, labels=own), _job(cluster, owner, job, pool, cache)]
+    sealed = secret(owner, secret_name(owner, name), values, labels=own)
+    return [sealed, _job(cluster, owner, job, pool, cache)]
 
 
 def _child(owner: Job, kind: Kind, spec: Part, role: str) -> Manifest:
@@ -82,6 +84,7 @@ def _job(cluster: Cluster, owner: Job, job: SRTJob, pool: Pool, cache: Cache | N
         "completions": job.spec.trainer.nodes,
         "parallelism": job.spec.trainer.nodes,
         "backoffLimit": job.spec.backoff_limit,
+        "podReplacementPolicy": "Failed",  # never two: both would write weights and checkpoints
         "template": {
             "metadata": {"labels": {**defaults.pod_labels, **own}},
             "spec": pods.pod_spec(_pod(cluster, owner, job, pool, cache), defaults, template),
@@ -93,13 +96,13 @@ def _job(cluster: Cluster, owner: Job, job: SRTJob, pool: Pool, cache: Cache | N
 def _pod(cluster: Cluster, owner: Job, job: SRTJob, pool: Pool, cache: Cache | None) -> pods.Pod:
     where = site(owner, pool=pool, cache=cache, num_threads=None)
     volumes, mounts, _ = pods.model_volume(job.spec.model.uri)
-    name = trainer_name(owner.name)
+    name = secret_name(owner, trainer_name(owner.name))
     secrets: dict[str, tuple[str, ...]] = {
         name: ("trainer.json", *cluster.redis_files),
-        rollout_set(pool.name): ("token",),
+        secret_name(pool, rollout_set(pool.name)): ("token",),
     }
     if cache is not None:
-        secrets[cache_set(cache.name)] = ("cache-secret",)
+        secrets[secret_name(cache, cache_set(cache.name))] = ("cache-secret",)
     home, home_mount = _home(job)
     container = pods.Container(
         name="trainer",

@@ -18,6 +18,7 @@ from srt_operator.manifests.kubernetes.objects import (
     labels,
     manifest,
     secret,
+    secret_name,
 )
 from srt_operator.manifests.process import shared
 from srt_operator.resource_parts import PodTemplate
@@ -38,7 +39,7 @@ def objects(cluster: Cluster, cache: Cache) -> list[Manifest]:
     }
     budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(cache)}}
     return [
-        secret(cache, name, values, labels=own),
+        secret(cache, secret_name(cache, name), values, labels=own),
         headless_service(
             cache, name, ("http", PORT_TREE_CACHE), selector=selector(cache), labels=own
         ),
@@ -75,7 +76,7 @@ def _stateful_set(cluster: Cluster, cache: Cache, own: dict[str, str]) -> Manife
 
 
 def _pod(cluster: Cluster, cache: Cache) -> pods.Pod:
-    name = cache_set(cache.name)
+    sealed = secret_name(cache, cache_set(cache.name))
     where = site(cache, pool=None, cache=cache, num_threads=None)
     replica = pods.Container(
         name="tree-cache",
@@ -89,10 +90,10 @@ def _pod(cluster: Cluster, cache: Cache) -> pods.Pod:
     )
     return pods.Pod(
         containers=[replica],
-        volumes=[pods.private_volume({name: ("token:cache-token", *cluster.redis_files)})],
+        volumes=[pods.private_volume({sealed: ("token:cache-token", *cluster.redis_files)})],
         grace_seconds=tree_cache.GRACE_SECONDS,
         pull_policy=cluster.pull_policy,
-        redis_secret=name,
+        redis_secret=sealed,
     )
 
 

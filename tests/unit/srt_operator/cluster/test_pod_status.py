@@ -18,13 +18,22 @@ STARTED = "1970-01-01T00:16:40Z"
 REDIS = "{redis: {endpoint: 'redis://x'}, shards: 16}"
 
 
-def pod(name: str = "p", restarts: int = 0, **state: Any) -> dict[str, Any]:
+def metadata(name: str, uid: str) -> dict[str, Any]:
+    return {"name": name, "namespace": "n", "resourceVersion": "1", "uid": uid}
+
+
+def owned_by(uid: str, kind: str = "SRTJob", name: str = "sums") -> dict[str, Any]:
+    owner = {"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": True}
+    return {"ownerReferences": [owner]}
+
+
+def pod(name: str = "p", restarts: int = 0, *, of: str = "set", **state: Any) -> dict[str, Any]:
     ready = state.pop("ready", False)
     last = state.pop("last", {})
     container = {"name": "gateway", "ready": ready, "restartCount": restarts, "lastState": last}
     return {
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "n", "resourceVersion": "1", "uid": name},
+        "metadata": metadata(name, name) | owned_by(of, "StatefulSet"),
         "status": {"containerStatuses": [container | {"state": state}]},
     }
 
@@ -104,6 +113,7 @@ def backend(store: Store, *, owns_pool: bool = True) -> tuple[KubernetesBackend,
     names = Names(
         namespace="n",
         job="sums",
+        job_uid="job-uid",
         pool="sums",
         cache="sums",
         owns_pool=owns_pool,
@@ -114,9 +124,14 @@ def backend(store: Store, *, owns_pool: bool = True) -> tuple[KubernetesBackend,
     return made, api
 
 
-def pool(replicas: int = 2) -> dict[str, Any]:
-    metadata = {"name": "sums", "namespace": "n", "resourceVersion": "1", "uid": "u"}
-    return {"kind": "RolloutPool", "metadata": metadata, "spec": {"replicas": replicas}}
+def pool(replicas: int = 2, *, of: str = "job-uid") -> dict[str, Any]:
+    known = metadata("sums", "pool-uid") | owned_by(of)
+    return {"kind": "RolloutPool", "metadata": known, "spec": {"replicas": replicas}}
+
+
+def pod_set() -> dict[str, Any]:
+    known = metadata("sums-rollout", "set") | owned_by("pool-uid", "RolloutPool")
+    return {"kind": "StatefulSet", "metadata": known}
 
 
 def store_with(*found: dict[str, Any]) -> Store:
@@ -144,14 +159,14 @@ async def test_starting_two_engines_makes_one_pool() -> None:
 
 async def test_a_pool_that_is_shared_is_neither_made_nor_stopped() -> None:
     pods = [pod(f"sums-rollout-{n}", **RUNNING) for n in range(2)]
-    made, api = backend(store_with(pool(), *pods), owns_pool=False)
+    made, api = backend(store_with(pool(), pod_set(), *pods), owns_pool=False)
     await made.apply([Start(ROLLOUTS[0]), Stop("rollout-0"), Stop("rollout-1")])
     assert api.done == []
 
 
 async def test_stopping_every_engine_scales_the_pool_and_stopping_one_deletes_its_pod() -> None:
     pods = [pod(f"sums-rollout-{n}", **RUNNING) for n in range(2)]
-    made, api = backend(store_with(pool(), *pods))
+    made, api = backend(store_with(pool(), pod_set(), *pods))
     await made.apply([Stop("rollout-1")])
     assert api.done == [("delete", "Pod", "sums-rollout-1")]
     api.done.clear()
@@ -160,6 +175,25 @@ async def test_stopping_every_engine_scales_the_pool_and_stopping_one_deletes_it
 
 
 async def test_pods_of_a_pool_without_replicas_are_stopping() -> None:
-    seen = await backend(store_with(pool(0), pod("sums-rollout-0", **RUNNING)))[0].observe()
+    found = store_with(pool(0), pod_set(), pod("sums-rollout-0", **RUNNING))
+    seen = await backend(found)[0].observe()
     assert seen["rollout-0"].lifecycle is Lifecycle.STOPPING
     assert "rollout-1" not in seen
+
+
+async def test_pods_that_an_earlier_pool_made_are_stopping() -> None:
+    pods = [pod("sums-rollout-0", **RUNNING), pod("sums-rollout-1", of="earlier", **RUNNING)]
+    seen = await backend(store_with(pool(), pod_set(), *pods))[0].observe()
+    assert seen["rollout-0"].lifecycle is Lifecycle.READY
+    assert seen["rollout-1"].lifecycle is Lifecycle.STOPPING
+
+
+@pytest.mark.parametrize(("uid", "is_there"), [("job-uid", True), ("an earlier job's", False)])
+async def test_what_an_earlier_job_of_the_name_left_is_not_there(uid: str, is_there: bool) -> None:
+    done = {
+        "kind": "Job",
+        "metadata": metadata("sums-trainer", "trainer") | owned_by(uid),
+        "status": {"conditions": [{"type": "Complete", "status": "True"}]},
+    }
+    seen = await backend(store_with(done, pool(of=uid)))[0].observe()
+    assert ("trainer" in seen, "rollout-0" in seen) == (is_there, is_there)

@@ -7,7 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesFenced
+from srt_operator.backends.kubernetes_api import (
+    KubernetesApi,
+    KubernetesFenced,
+    KubernetesRefused,
+)
+from srt_operator.cluster.resolution import Refused
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import Store
 from srt_operator.cluster.upkeep import Upkeep
@@ -20,8 +25,17 @@ class PlayedApi:
     def __init__(self) -> None:
         self.versions: Iterator[int] = iter(range(1, 100))
         self.applied: list[str] = []
+        self.others: dict[str, Manifest] = {}
+        """What others have, by kind."""
+        self.refusal: KubernetesRefused | None = None
+
+    async def get(self, kind: str, *_: str) -> Manifest | None:
+        assert kind != "Secret", "they may not be read"
+        return self.others.get(kind)
 
     async def apply(self, manifest: Manifest) -> Manifest:
+        if self.refusal is not None:
+            raise self.refusal
         self.applied.append(manifest["kind"])
         ours = {"manager": "srt-operator", "operation": "Apply", "fieldsV1": {"f:spec": {}}}
         version = str(next(self.versions))
@@ -46,6 +60,7 @@ def thing(kind: str, digest: str = "1") -> dict[str, Any]:
         "kind": "RolloutPool",
         "name": "pool",
         "uid": "pool-uid",
+        "controller": True,
     }
     annotations = {"srt-rl.dev/spec-hash": digest}
     metadata = {"name": "a", "namespace": "n", "annotations": annotations}
@@ -103,6 +118,34 @@ async def test_what_is_not_read_is_applied_anew_when_in_doubt(scene: Scene) -> N
     await upkeep.ensure(thing("Secret"))
     assert api.applied == ["Secret"] * 2
     assert told.messages == []
+
+
+@pytest.mark.parametrize("owner", [None, "another-uid"])
+@pytest.mark.parametrize("is_watched", [True, False])
+async def test_what_is_not_its_own_is_left_alone(
+    scene: Scene, owner: str | None, is_watched: bool
+) -> None:
+    upkeep, api, store, _ = scene
+    theirs = thing("Service")
+    [reference] = theirs["metadata"].pop("ownerReferences")
+    if owner is not None:
+        theirs["metadata"]["ownerReferences"] = [reference | {"uid": owner}]
+    theirs["metadata"] |= {"resourceVersion": "1"}
+    if is_watched:
+        store.put(theirs)
+    else:
+        api.others["Service"] = theirs
+    with pytest.raises(Refused, match=r"^Service a is there and is not this resource's own"):
+        await upkeep.ensure(thing("Service"))
+    assert api.applied == []
+
+
+async def test_what_the_api_server_does_not_take_is_said(scene: Scene) -> None:
+    upkeep, api, _, _ = scene
+    api.refusal = KubernetesRefused(status=422, reason="spec.replicas: must be at least 0")
+    with pytest.raises(Refused, match=r"^Service a: spec.replicas: must be at least 0$") as caught:
+        await upkeep.ensure(thing("Service"))
+    assert (caught.value.reason, caught.value.missing) == ("NotAdmitted", "Ready")
 
 
 async def test_a_replica_without_its_lease_writes_nothing() -> None:
