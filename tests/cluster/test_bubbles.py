@@ -103,16 +103,17 @@ class Scene:
         with Redis.from_url(self.server.url) as client:
             return {key.decode().removeprefix(prefix) for key in client.keys(f"{prefix}*")}
 
-    def _is_ahead(self) -> bool:
+    def _is_served(self) -> bool:
         self.worker.revive()
-        return self.engine.vllm.num_running > 0
+        return self.worker.is_serving()
 
     def run_ahead(self, step: int) -> None:
         """Have the trainer sample and then train, until the engine runs ahead."""
+        wait_until(self._is_served, "a worker", seconds=PATIENT)
         self.trainer.begin(step)
         time.sleep(2)
         self.trainer.say("train", step)
-        wait_until(self._is_ahead, "run-ahead", seconds=PATIENT)
+        wait_until(lambda: self.engine.vllm.num_running > 0, "run-ahead", seconds=PATIENT)
         assert f"bubble:{ENGINE}" in self.stored()
 
 

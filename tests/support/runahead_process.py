@@ -71,9 +71,11 @@ class WorkerProcess:
             "SRT_RUNAHEAD_VISIBILITY_TIMEOUT_SECONDS": "2",
             "SRT_TELEMETRY_DIR": str(folder),
         }
+        self._num_starts = 0
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._num_starts += 1
         with (self.folder / "worker.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "srt_runahead"],
@@ -88,6 +90,11 @@ class WorkerProcess:
         """
         if self.process.poll() is not None:
             self.process = self._start()
+
+    def is_serving(self) -> bool:
+        """Whether it has begun to consume since its last start."""
+        is_alive = self.process.poll() is None
+        return is_alive and self.log.count('"message": "serving"') == self._num_starts
 
     @classmethod
     @contextmanager

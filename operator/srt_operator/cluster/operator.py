@@ -68,12 +68,12 @@ class Operator:
         }
 
     def hear(self, manifest: Manifest, is_gone: bool) -> None:
-        """Something changed."""
+        """Something changed; if we wrote it ourselves, the store has it and nobody has looked."""
         concerned = interested(manifest, self._context.store)
         if is_gone:
             self._context.store.drop(manifest)
-        elif not self._context.store.put(manifest):
-            return
+        else:
+            self._context.store.put(manifest)
         for key in concerned | interested(manifest, self._context.store):
             self._context.queue.add(key)
 
