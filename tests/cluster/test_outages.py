@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.cluster import ControlPlane, apply_definitions
-from support.operator_process import OperatorProcess, wait_for
+from support.operator_process import START_SECONDS, OperatorProcess, wait_for
 from support.redis_server import RedisServer
 from support.stage import Stage
 from support.wire import Wire
@@ -201,7 +201,7 @@ def test_a_replica_that_is_refused_its_lease_is_not_ready(
     operator.variables["KUBECONFIG"] = str(plane.place.state / "pki" / "proxy.kubeconfig")
     operator.start()
     try:
-        wait_for(lambda: operator.probe("readyz")[0] == 503, "a refusal", seconds=120)
+        wait_for(lambda: operator.probe("readyz")[0] == 503, "a refusal", seconds=START_SECONDS)
         wait_for(lambda: "the lease is refused" in operator.probe("readyz")[1], "a sentence")
         assert "cannot get resource" in operator.probe("readyz")[1]
         assert operator.probe("livez") == (200, "ok")

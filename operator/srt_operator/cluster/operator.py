@@ -109,13 +109,13 @@ class Operator:
     async def resync(self) -> None:
         """List everything anew and look at every resource."""
         store = self._context.store
+        self._context.upkeep.doubt()
         for kind in WATCHED:
             labels = SELECTOR if kind in CHILDREN else ""
             for namespace in self._namespaces or (None,):
                 found, version = await self._context.api.list(kind, namespace, labels=labels)
                 for key in store.replace(kind, namespace, found, version=version):
                     self._look_at(key)
-        self._context.upkeep.doubt()
         for kind in Kind:
             for manifest in store.of_kind(kind):
                 metadata = manifest["metadata"]
