@@ -37,6 +37,8 @@ STUCK_SECONDS: Final = 120.0
 """A look that takes longer does not come back."""
 NUM_WORKERS: Final = 4
 MAX_PAUSE_SECONDS: Final = 60.0
+REFUSED: Final = "Refused"
+"""Reason of the event."""
 HTTP_GONE: Final = 404
 """What was looked at went in the meantime."""
 _LOG = logging.getLogger(__name__)
@@ -166,11 +168,21 @@ class Operator:
         except KubernetesConflict:
             return 0.2  # somebody else was first; what they wrote comes with the next event
         except KubernetesRefused as error:
-            return None if error.status == HTTP_GONE else self._failed(key, error)
+            if error.status == HTTP_GONE:
+                return None
+            if key not in self._num_failures:
+                await self._tell(key, error)
+            return self._failed(key, error)
         except SRTError as error:
             return self._failed(key, error)
         self._num_failures.pop(key, None)
         return after
+
+    async def _tell(self, key: Key, refused: KubernetesRefused) -> None:
+        manifest = self._context.store.get(*key)
+        if manifest is not None:
+            message = f"the API server refuses what this resource asks for: {refused}"
+            await self._context.sayings.event(manifest, REFUSED, message, is_bad=True)
 
     def _failed(self, key: Key, error: SRTError) -> float:
         """Seconds until the next try."""

@@ -14,7 +14,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from srt_operator.backends.kubernetes_api import KubernetesApi
+from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesRefused
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import WATCHED, Key, Store, key_of
 from srt_operator.constants import API_VERSION
@@ -22,6 +22,7 @@ from srt_operator.manifests.kubernetes.objects import MANAGER, SPEC_HASH, Manife
 
 PUT_BACK: Final = "PutBack"
 """Reason of the event."""
+HTTP_INVALID: Final = 422
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -51,12 +52,22 @@ class Upkeep:
         is_asked_for_again = last is not None and last.wanted == wanted
         if is_asked_for_again and not self._has_changed(key, last, there):
             return
-        made = await self._api.apply(manifest)
+        made = await self._apply(manifest, there)
         self._applied[key] = _Applied(wanted, _ours(made))
         if key[0] in WATCHED:
             self._store.put(made)
             if is_asked_for_again:
                 await self._tell(manifest, "changed" if there else "deleted")
+
+    async def _apply(self, manifest: Manifest, there: Manifest | None) -> Manifest:
+        """Apply; where what others added to a list of ours makes the whole invalid, it goes."""
+        try:
+            return await self._api.apply(manifest)
+        except KubernetesRefused as error:
+            if error.status != HTTP_INVALID or there is None or "spec" not in manifest:
+                raise
+            await self._api.merge(*key_of(manifest), {"spec": manifest["spec"]})
+            return await self._api.apply(manifest)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object, with all that it owns."""
