@@ -136,7 +136,7 @@ def test_a_leader_that_is_cut_off_gives_up_before_the_other_acts(
 ) -> None:
     with Wire.to(plane.port) as wire:
         first = OperatorProcess(plane, tmp_path, redis.url, identity="operator-1")
-        first.variables["KUBECONFIG"] = str(through(wire, plane, tmp_path))
+        go_through(first, wire, plane)
         first.start()
         first.wait_until_up()
         wait_for(first.is_leading, "the first one leads")
@@ -178,7 +178,7 @@ def test_watches_that_expired_miss_nothing(
         plane.kubectl("create", "namespace", "expired")
         stage = Stage(plane, "expired")
         operator = OperatorProcess(plane, tmp_path, redis.url)
-        operator.variables["KUBECONFIG"] = str(through(wire, plane, tmp_path))
+        go_through(operator, wire, plane)
         with Replicas.running(operator) as replicas:
             stage.apply("kept")
             wait_for(lambda: stage.names("statefulsets"), "its cache")
@@ -209,9 +209,7 @@ def test_a_replica_that_is_refused_its_lease_is_not_ready(
         operator.stop()
 
 
-def through(wire: Wire, plane: ControlPlane, folder: Path) -> Path:
-    """The administrator's kubeconfig, by way of a wire."""
-    text = (plane.place.state / "pki" / "admin.kubeconfig").read_text()
-    made = folder / "wired.kubeconfig"
-    made.write_text(text.replace(f":{plane.port}", f":{wire.port}"))
-    return made
+def go_through(operator: OperatorProcess, wire: Wire, plane: ControlPlane) -> None:
+    """Have an operator reach the API server by way of a wire."""
+    file = Path(operator.variables["KUBECONFIG"])
+    file.write_text(file.read_text().replace(f":{plane.port}", f":{wire.port}"))
