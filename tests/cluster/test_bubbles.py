@@ -38,9 +38,9 @@ from support.stage import Stage
 NAMESPACE, JOB, ENGINE = "bubbles", "ahead", "ahead-rollout-0"
 HOST, PORT = "127.77.0.2", 8000
 ABORT_SECONDS = 0.5
-WINDOW_SECONDS = 15.0
+WINDOW_SECONDS = 30.0
 """Of the first idle window: later ones are taken to last as long."""
-PATIENT = 60.0
+PATIENT = 120.0
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -93,6 +93,7 @@ class Scene:
     operator: OperatorProcess
     server: RedisServer
     engine: Engine
+    worker: WorkerProcess
     trainer: PlayedTrainer
     job_id: str
 
@@ -102,8 +103,13 @@ class Scene:
         with Redis.from_url(self.server.url) as client:
             return {key.decode().removeprefix(prefix) for key in client.keys(f"{prefix}*")}
 
+    def _is_served(self) -> bool:
+        self.worker.revive()
+        return self.worker.is_serving()
+
     def run_ahead(self, step: int) -> None:
         """Have the trainer sample and then train, until the engine runs ahead."""
+        wait_until(self._is_served, "a worker", seconds=PATIENT)
         self.trainer.begin(step)
         time.sleep(2)
         self.trainer.say("train", step)
@@ -141,7 +147,7 @@ def _scene(
     try:
         with (
             Engine.served(folder / "gateway", name=ENGINE, host=HOST, port=PORT) as engine,
-            WorkerProcess.started(server, engine, folder, job=job_id),
+            WorkerProcess.started(server, engine, folder, job=job_id) as worker,
         ):
             stage.kubelet.make_ready(1, role="tree-cache")
             stage.kubelet.make_ready(1, role="rollout")
@@ -153,6 +159,7 @@ def _scene(
                 operator=operator,
                 server=server,
                 engine=engine,
+                worker=worker,
                 trainer=trainer,
                 job_id=job_id,
             )

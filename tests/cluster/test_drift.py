@@ -91,13 +91,14 @@ def test_what_is_deleted_is_made_anew(stage: Stage, kind: str, name: str) -> Non
 
 def test_people_are_told_and_the_job_goes_on(stage: Stage) -> None:
     [pod] = stage.kubelet.pods(role="trainer")
-    change(stage, "service", "drift-rollout", {"spec": {"ports": [{"port": 9}]}})
-    told = "somebody changed Service drift-rollout: it is again as this resource asks for"
+    told = "somebody changed Service drift-trainer: it is again as this resource asks for"
 
     def messages() -> list[str]:
         events = stage.plane.get("events", "-n", stage.namespace)["items"]
         return [e["message"] for e in events if e["reason"] == "PutBack"]
 
+    assert told not in messages()
+    change(stage, "service", "drift-trainer", {"spec": {"publishNotReadyAddresses": False}})
     wait_for(lambda: told in messages(), "an event")
     stage.run_until_training(JOB)
     [after] = stage.kubelet.pods(role="trainer")
@@ -105,12 +106,14 @@ def test_people_are_told_and_the_job_goes_on(stage: Stage) -> None:
     assert stage.until("srtjob", JOB, "Ready")["reason"] == "AllReady"
 
 
-def test_what_others_add_stays(stage: Stage) -> None:
-    change(stage, "service", "drift-rollout", {"metadata": {"annotations": {"theirs": "yes"}}})
-    change(stage, "service", "drift-rollout", {"spec": {"publishNotReadyAddresses": True}})
+def test_what_others_add_stays_unless_it_makes_ours_invalid(stage: Stage) -> None:
+    [ours] = found(stage, "service", "drift-rollout")["spec"]["ports"]
+    theirs = {"port": 9}  # without a name it is refused beside ours
+    patch = {"metadata": {"annotations": {"theirs": "yes"}}, "spec": {"ports": [theirs]}}
+    change(stage, "service", "drift-rollout", patch)
 
     def is_back() -> bool:
-        return not found(stage, "service", "drift-rollout")["spec"]["publishNotReadyAddresses"]
+        return bool(found(stage, "service", "drift-rollout")["spec"]["ports"] == [ours])
 
-    wait_for(is_back, "our field is back")
+    wait_for(is_back, "our port is back, alone")
     assert found(stage, "service", "drift-rollout")["metadata"]["annotations"]["theirs"] == "yes"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.cluster import ControlPlane, apply_definitions
-from support.operator_process import OperatorProcess, wait_for
+from support.operator_process import START_SECONDS, OperatorProcess, wait_for
 from support.redis_server import RedisServer
 from support.stage import Stage
 from support.wire import Wire
@@ -136,7 +136,7 @@ def test_a_leader_that_is_cut_off_gives_up_before_the_other_acts(
 ) -> None:
     with Wire.to(plane.port) as wire:
         first = OperatorProcess(plane, tmp_path, redis.url, identity="operator-1")
-        first.variables["KUBECONFIG"] = str(through(wire, plane, tmp_path))
+        go_through(first, wire, plane)
         first.start()
         first.wait_until_up()
         wait_for(first.is_leading, "the first one leads")
@@ -178,7 +178,7 @@ def test_watches_that_expired_miss_nothing(
         plane.kubectl("create", "namespace", "expired")
         stage = Stage(plane, "expired")
         operator = OperatorProcess(plane, tmp_path, redis.url)
-        operator.variables["KUBECONFIG"] = str(through(wire, plane, tmp_path))
+        go_through(operator, wire, plane)
         with Replicas.running(operator) as replicas:
             stage.apply("kept")
             wait_for(lambda: stage.names("statefulsets"), "its cache")
@@ -201,7 +201,7 @@ def test_a_replica_that_is_refused_its_lease_is_not_ready(
     operator.variables["KUBECONFIG"] = str(plane.place.state / "pki" / "proxy.kubeconfig")
     operator.start()
     try:
-        wait_for(lambda: operator.probe("readyz")[0] == 503, "a refusal", seconds=120)
+        wait_for(lambda: operator.probe("readyz")[0] == 503, "a refusal", seconds=START_SECONDS)
         wait_for(lambda: "the lease is refused" in operator.probe("readyz")[1], "a sentence")
         assert "cannot get resource" in operator.probe("readyz")[1]
         assert operator.probe("livez") == (200, "ok")
@@ -209,9 +209,7 @@ def test_a_replica_that_is_refused_its_lease_is_not_ready(
         operator.stop()
 
 
-def through(wire: Wire, plane: ControlPlane, folder: Path) -> Path:
-    """The administrator's kubeconfig, by way of a wire."""
-    text = (plane.place.state / "pki" / "admin.kubeconfig").read_text()
-    made = folder / "wired.kubeconfig"
-    made.write_text(text.replace(f":{plane.port}", f":{wire.port}"))
-    return made
+def go_through(operator: OperatorProcess, wire: Wire, plane: ControlPlane) -> None:
+    """Have an operator reach the API server by way of a wire."""
+    file = Path(operator.variables["KUBECONFIG"])
+    file.write_text(file.read_text().replace(f":{plane.port}", f":{wire.port}"))

@@ -236,9 +236,10 @@ class ControlPlane(Client):
         without a watch cache does the API server ask etcd.
         """
         url = f"http://127.0.0.1:{self._etcd_port}/v3"
-        seen = httpx.post(f"{url}/kv/range", json={"key": "AA=="}, trust_env=False)
-        revision = {"revision": seen.json()["header"]["revision"]}
-        httpx.post(f"{url}/kv/compaction", json=revision, trust_env=False).raise_for_status()
+        with httpx.Client(timeout=STOP_SECONDS, trust_env=False) as etcd:
+            seen = etcd.post(f"{url}/kv/range", json={"key": "AA=="})
+            revision = {"revision": seen.json()["header"]["revision"]}
+            etcd.post(f"{url}/kv/compaction", json=revision).raise_for_status()
 
     def start_api_server(self) -> None:
         """Start it and wait until it is ready."""

@@ -24,8 +24,9 @@ from support import chart_access
 from support.chart_access import OPERATOR
 from support.cluster import CommandError, ControlPlane, free_ports
 
-PATIENCE_SECONDS = 150.0
-START_SECONDS = 600.0
+PATIENCE_SECONDS = 60.0
+START_SECONDS = 200.0
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class OperatorProcess:
         assert self._process is not None
         self._process.terminate()
         try:
-            return self._process.wait(20)
+            return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

@@ -60,7 +60,7 @@ class WorkerProcess:
 
     def __init__(self, server: RedisServer, engine: Engine, folder: Path, *, job: str) -> None:
         self.folder = folder
-        given = {
+        self._variables = {
             "SRT_RUNAHEAD_JOB": job,
             "SRT_RUNAHEAD_ENGINE_NAME": engine.name,
             "SRT_RUNAHEAD_GATEWAY_URL": f"http://{engine.host}:{engine.port}",
@@ -71,13 +71,30 @@ class WorkerProcess:
             "SRT_RUNAHEAD_VISIBILITY_TIMEOUT_SECONDS": "2",
             "SRT_TELEMETRY_DIR": str(folder),
         }
-        with (folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
+        self._num_starts = 0
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._num_starts += 1
+        with (self.folder / "worker.log").open("ab") as log:
+            return subprocess.Popen(
                 [sys.executable, "-m", "srt_runahead"],
-                env=dict(os.environ) | given,
+                env=dict(os.environ) | self._variables,
                 stdout=log,
                 stderr=log,
             )
+
+    def revive(self) -> None:
+        """Start it again if it has ended, as a kubelet does. One that holds chunks ends when its
+        broker goes: kombu cannot give them back then.
+        """
+        if self.process.poll() is not None:
+            self.process = self._start()
+
+    def is_serving(self) -> bool:
+        """Whether it has begun to consume since its last start."""
+        is_alive = self.process.poll() is None
+        return is_alive and self.log.count('"message": "serving"') == self._num_starts
 
     @classmethod
     @contextmanager

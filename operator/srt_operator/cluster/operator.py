@@ -39,6 +39,8 @@ STUCK_SECONDS: Final = 120.0
 """A look that takes longer does not come back."""
 NUM_WORKERS: Final = 4
 MAX_PAUSE_SECONDS: Final = 60.0
+REFUSED: Final = "Refused"
+"""Reason of the event."""
 HTTP_GONE: Final = 404
 """What was looked at went in the meantime."""
 _LOG = logging.getLogger(__name__)
@@ -70,12 +72,12 @@ class Operator:
         }
 
     def hear(self, manifest: Manifest, is_gone: bool) -> None:
-        """Something changed."""
+        """Something changed; if we wrote it ourselves, the store has it and nobody has looked."""
         concerned = interested(manifest, self._context.store)
         if is_gone:
             self._context.store.drop(manifest)
-        elif not self._context.store.put(manifest):
-            return
+        else:
+            self._context.store.put(manifest)
         for key in concerned | interested(manifest, self._context.store):
             self._context.queue.add(key)
 
@@ -111,13 +113,13 @@ class Operator:
     async def resync(self) -> None:
         """List everything anew and look at every resource."""
         store = self._context.store
+        self._context.upkeep.doubt()
         for kind in WATCHED:
             labels = SELECTOR if kind in CHILDREN else ""
             for namespace in self._namespaces or (None,):
                 found, version = await self._context.api.list(kind, namespace, labels=labels)
                 for key in store.replace(kind, namespace, found, version=version):
                     self._look_at(key)
-        self._context.upkeep.doubt()
         for kind in Kind:
             for manifest in store.of_kind(kind):
                 metadata = manifest["metadata"]
@@ -171,12 +173,21 @@ class Operator:
         error = looking.exception()
         if isinstance(error, KubernetesConflict):
             return 0.2  # somebody else was first; what they wrote comes with the next event
-        if isinstance(error, KubernetesRefused) and error.status == HTTP_GONE:
-            return None
+        if isinstance(error, KubernetesRefused):
+            if error.status == HTTP_GONE:
+                return None
+            if key not in self._num_failures:
+                await self._tell(key, error)
         if error is not None:
             return self._failed(key, error)
         self._num_failures.pop(key, None)
         return looking.result()
+
+    async def _tell(self, key: Key, refused: KubernetesRefused) -> None:
+        manifest = self._context.store.get(*key)
+        if manifest is not None:
+            message = f"the API server refuses what this resource asks for: {refused}"
+            await self._context.sayings.event(manifest, REFUSED, message, is_bad=True)
 
     def _failed(self, key: Key, error: BaseException) -> float:
         """Seconds until the next try."""

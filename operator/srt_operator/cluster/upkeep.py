@@ -28,6 +28,7 @@ PUT_BACK: Final = "PutBack"
 """Reason of the event."""
 NOT_TAKEN: Final = frozenset({400, 403, 422})
 """Refusals of an object as such: malformed, forbidden by a quota or a policy, invalid."""
+HTTP_INVALID: Final = 422
 _CONDITIONS: Final[Mapping[str, ConditionType]] = {
     Kind.TREE_CACHE: ConditionType.TREE_CACHE_READY,
     Kind.ROLLOUT_POOL: ConditionType.ROLLOUT_READY,
@@ -67,12 +68,22 @@ class Upkeep:
         if is_asked_for_again and not self._has_changed(key, last, there):
             return
         await self._leave_others_alone(manifest, there)
-        made = await self._apply(manifest)
+        made = await self._admitted(manifest, there)
         self._applied[key] = _Applied(wanted, _ours(made))
         if key[0] in WATCHED:
             self._store.put(made)
             if is_asked_for_again:
                 await self._tell(manifest, "changed" if there else "deleted")
+
+    async def _apply(self, manifest: Manifest, there: Manifest | None) -> Manifest:
+        """Apply; where what others added to a list of ours makes the whole invalid, it goes."""
+        try:
+            return await self._api.apply(manifest)
+        except KubernetesRefused as error:
+            if error.status != HTTP_INVALID or there is None or "spec" not in manifest:
+                raise
+            await self._api.merge(*key_of(manifest), {"spec": manifest["spec"]})
+            return await self._api.apply(manifest)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object, with all that it owns."""
@@ -96,9 +107,9 @@ class Upkeep:
             )
             raise Refused(Reason.NAME_TAKEN, message, missing=_waiting_for(kind))
 
-    async def _apply(self, manifest: Manifest) -> Manifest:
+    async def _admitted(self, manifest: Manifest, there: Manifest | None) -> Manifest:
         try:
-            return await self._api.apply(manifest)
+            return await self._apply(manifest, there)
         except KubernetesRefused as error:
             if error.status not in NOT_TAKEN:
                 raise

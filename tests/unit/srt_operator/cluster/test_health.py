@@ -52,10 +52,9 @@ def api() -> PlayedApi:
     return PlayedApi()
 
 
-@asynccontextmanager
-async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]:
+def context_of(api: PlayedApi, clock: ManualClock) -> Context:
     given = cast(Any, None)
-    context = Context(
+    return Context(
         api=cast(Any, api),
         store=Store(),
         upkeep=Upkeep(cast(Any, api), Store(), given),
@@ -64,7 +63,11 @@ async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]
         cluster=given,
         clock=clock,
     )
-    operator = Operator(context, namespaces=(), observe_seconds=lambda _: None)
+
+
+@asynccontextmanager
+async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]:
+    operator = Operator(context_of(api, clock), namespaces=(), observe_seconds=lambda _: None)
     operator._controllers = dict.fromkeys(operator._controllers, Hanging())
     task = asyncio.create_task(operator.run())
     yield operator
@@ -122,3 +125,15 @@ async def test_a_watch_that_began_anew_is_followed_by_a_listing(api: PlayedApi) 
         operator.hear_of_listing()
         await asyncio.sleep(0.02)
         assert api.num_lists == 2 * before
+
+
+async def test_what_the_operator_wrote_itself_is_looked_at_when_a_watch_tells_of_it(
+    api: PlayedApi,
+) -> None:
+    context = context_of(api, ManualClock())
+    operator = Operator(context, namespaces=(), observe_seconds=lambda _: None)
+    metadata = {"name": "trees", "namespace": "n", "resourceVersion": "7", "uid": "u"}
+    made = {"kind": "TreeCache", "metadata": metadata, "spec": {}}
+    context.store.put(made)
+    operator.hear(made, is_gone=False)
+    assert await asyncio.wait_for(context.queue.take(), 1.0) == ("TreeCache", "n", "trees")
