@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from srt_common.keys import PromptKey
 from srt_common.tree import Drafts, PromptForest, RowStats
-from srt_rollout.governor import Governor, Plan
+from srt_common.governor import Governor, Plan
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]

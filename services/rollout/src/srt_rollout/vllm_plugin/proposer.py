@@ -36,7 +36,7 @@ from srt_common.messages.tree_updates import LANE_POLICY, LANE_RUN_AHEAD
 from srt_common.telemetry.setup import configure
 from srt_common.tree import MODE_OFF, MODE_POINT_MASS, MODE_SAMPLED, PromptForest
 from srt_rollout.drafter import DraftBook, Drafter, Proposal, RowRequest, StepBatch
-from srt_rollout.governor import UNDRAFTED, Plan
+from srt_common.governor import UNDRAFTED, Plan
 from srt_rollout.tree_sync import TreeSync
 from srt_rollout.vllm_plugin import compat
 from srt_rollout.vllm_plugin.prompt_keys import PromptKeys
