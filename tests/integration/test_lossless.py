@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from srt_common.governor import UNDRAFTED, Governor, Plan
 from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, Proposal, StepBatch
-from srt_rollout.governor import UNDRAFTED, Governor, Plan
 from srt_rollout.verify.cases import Case, all_cases
 from srt_rollout.verify.engine import (
     ExactPolicy,

@@ -1,10 +1,12 @@
-"""The Redis log when its server is silent, gone, restarted or full, and what it never shows.
+"""The Redis log when its server is silent, gone, restarted or full, when several write at once, and
+what it never shows.
 
 What it promises on a server that works is in tests/contract/test_tree_store.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -111,6 +113,26 @@ async def test_a_full_server_refuses_appends_and_goes_on_serving_reads(
         await store.append([tokens(1)])
     assert updates_of(await store.read(all_from_start())) == [tokens()]
     await client.aclose()
+
+
+async def test_of_snapshots_that_are_written_at_once_the_newest_stays(
+    own_server: RedisServer,
+) -> None:
+    """The log is trimmed up to it: an older one in its place would leave a hole."""
+    stores = [
+        RedisLogStore.from_url(own_server.url, cache=CACHE, num_shards=NUM_SHARDS) for _ in range(8)
+    ]
+    for number in range(5):
+        key = prompt(number)
+        puts = (
+            store.put_snapshot(key, StoredSnapshot(b"x", f"{position}-0"))
+            for position, store in enumerate(stores, start=1)
+        )
+        await asyncio.gather(*puts)
+        held = await stores[0].snapshot(key)
+        assert held is not None and held.cursor == "8-0"
+    for store in stores:
+        await store.close()
 
 
 async def test_the_error_of_an_unreachable_server_does_not_show_its_password() -> None:

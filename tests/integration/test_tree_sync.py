@@ -9,16 +9,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from srt_common.keys import PromptKey, engine_id, prompt_key, shard_of
-from srt_common.store.base import StoredSnapshot
+from srt_common.store.base import START, StoredSnapshot
+from srt_common.store.memory import MemoryStore
 from srt_common.store.redis_log import RedisLogStore
 from srt_common.tree import LANE_POLICY, LEARNED_KEY, MODE_SAMPLED, PromptForest
 from srt_rollout.tree_sync import TreeSync
 from support.redis_server import RedisServer
+from support.replicas import appended
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -38,13 +41,14 @@ def server() -> Iterator[RedisServer]:
 class Engine:
     """A forest with its sync thread, and one row that samples what it is told to."""
 
-    def __init__(self, name: str, server: RedisServer) -> None:
+    def __init__(self, name: str, server: RedisServer, *, is_started: bool = True) -> None:
         self._server = server
         self.forest = PromptForest(engine_id=engine_id(name), max_bytes=2**26, seed=0)
         self.sync = TreeSync(
             self.forest, self._store, flush_interval_seconds=0.01, apply_slice_tokens=64
         )
-        self.sync.start()
+        if is_started:
+            self.sync.start()
 
     def _store(self) -> RedisLogStore:
         return RedisLogStore.from_url(self._server.url, cache="test", num_shards=NUM_SHARDS)
@@ -95,8 +99,12 @@ class Engine:
         return drafts.token_ids
 
     def holds(self, sequence_id: int) -> list[int] | None:
-        tokens = self.forest.sequence_tokens(KEY, sequence_id)
-        return None if tokens is None else tokens.tolist()
+        return tokens_of(self.forest, sequence_id)
+
+
+def tokens_of(forest: PromptForest, sequence_id: int) -> list[int] | None:
+    tokens = forest.sequence_tokens(KEY, sequence_id)
+    return None if tokens is None else tokens.tolist()
 
 
 @pytest.fixture
@@ -199,10 +207,100 @@ def test_a_removed_prompt_is_gone_from_every_engine(
 
 def test_stopping_publishes_what_is_left(start: Callable[[str], Engine]) -> None:
     first, second = start("first"), start("second")
-    eventually(lambda: bool(first.sync.stats()["is_warm"]))
     first.sample(list(range(500)), sequence_id=1)
     first.sync.stop()
     eventually(lambda: second.holds(1) == list(range(500)))
+
+
+def test_what_is_left_is_published_however_soon_after_its_start_the_thread_is_stopped(
+    server: RedisServer, start: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when making its loop takes the thread a while."""
+    make_loop = asyncio.events.new_event_loop
+
+    def make_slowly() -> asyncio.AbstractEventLoop:
+        time.sleep(0.3)
+        return make_loop()
+
+    other = start("other")
+    engine = Engine("early", server, is_started=False)
+    engine.sample([1, 2, 3], sequence_id=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.events, "new_event_loop", make_slowly)
+        engine.sync.start()
+        engine.sync.stop()
+        engine.sample([4], sequence_id=2)
+        eventually(lambda: other.holds(1) == [1, 2, 3])
+        time.sleep(0.3)
+    assert other.holds(2) is None
+
+
+class FellBehind(MemoryStore):
+    """As a reader sees it that had loaded everything when there was nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(num_shards=1)
+        self._was_asked = False
+
+    async def floors(self) -> dict[int, str]:
+        return {0: START}
+
+    async def snapshot_keys(self, shard: int) -> list[PromptKey]:
+        was_asked, self._was_asked = self._was_asked, True
+        return await super().snapshot_keys(shard) if was_asked else []
+
+
+def test_behind_the_log_snapshots_come_before_the_news() -> None:
+    """Ten tokens that go on with a snapshot; only four may wait for the ones before them."""
+    store = FellBehind()
+    whole = list(range(20))
+
+    async def fill() -> None:
+        await store.append([appended(KEY, whole[:10], sequence_id=7)])
+        head = (await store.heads())[0]
+        await store.put_snapshot(KEY, StoredSnapshot(image_of(whole[:10]), head))
+        await store.trim(0, head)
+        await store.append([appended(KEY, whole[10:], sequence_id=7, offset=10)])
+
+    asyncio.run(fill())
+    forest = PromptForest(engine_id=9, max_bytes=2**26, seed=0, max_early_tokens=4)
+    sync = TreeSync(forest, lambda: store, flush_interval_seconds=0.01, apply_slice_tokens=64)
+    sync.start()
+    try:
+        eventually(lambda: int(sync.stats()["applied"]) == 1)
+        eventually(lambda: tokens_of(forest, 7) == whole)
+    finally:
+        sync.stop()
+
+
+def test_a_late_snapshot_is_completed_from_the_log(
+    server: RedisServer, start: Callable[[str], Engine]
+) -> None:
+    """An engine that dropped a prompt has read on; the snapshot ends before it got there."""
+    engine = start("first")
+
+    async def publish() -> None:
+        store = RedisLogStore.from_url(server.url, cache="test", num_shards=NUM_SHARDS)
+        await store.append([appended(KEY, [1, 2], sequence_id=7)])
+        head = (await store.heads())[shard_of(KEY, NUM_SHARDS)]
+        await store.put_snapshot(KEY, StoredSnapshot(image_of([1, 2]), head))
+        await store.append([appended(KEY, [3, 4], sequence_id=7, offset=2)])
+        await store.close()
+
+    asyncio.run(publish())
+    eventually(lambda: engine.holds(7) == [1, 2, 3, 4])
+    engine.forest.remove_prompt(KEY)
+    engine.sync.want(KEY, None)
+    eventually(lambda: engine.holds(7) == [1, 2, 3, 4])
+
+
+def image_of(token_ids: list[int]) -> bytes:
+    """Snapshot of a tree that holds sequence 7."""
+    forest = PromptForest(engine_id=7, max_bytes=2**26, seed=0)
+    forest.apply([msgspec.structs.astuple(appended(KEY, token_ids, sequence_id=7))], 100)
+    image = forest.snapshot(KEY)
+    assert image is not None
+    return image
 
 
 def test_a_wanted_prompt_is_fetched_from_its_snapshot(
@@ -210,24 +308,10 @@ def test_a_wanted_prompt_is_fetched_from_its_snapshot(
 ) -> None:
     engine = start("first")
     eventually(lambda: bool(engine.sync.stats()["is_warm"]))
-    other = PromptForest(engine_id=9, max_bytes=2**26, seed=0)
-    other.extend(
-        KEY,
-        7,
-        0,
-        policy_version=0,
-        lane=0,
-        engine_id=9,
-        flags=0,
-        tokens=b"\1\0\0\2\0\0",
-        soft=b"",
-    )
-    image = other.snapshot(KEY)
-    assert image is not None
 
     async def put() -> None:
         store = RedisLogStore.from_url(server.url, cache="test", num_shards=NUM_SHARDS)
-        await store.put_snapshot(KEY, StoredSnapshot(image, "0-0"))
+        await store.put_snapshot(KEY, StoredSnapshot(image_of([1, 2]), "0-0"))
         await store.close()
 
     asyncio.run(put())

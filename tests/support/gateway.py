@@ -49,7 +49,7 @@ class Gateway:
             "max_body_bytes": 4096,
             "drain_seconds": 5.0,
         }
-        settings = RolloutSettings(**(given | changes))
+        self.settings = settings = RolloutSettings(**(given | changes))
         limits = Limits(
             engine="engine-0",
             max_model_len=settings.max_model_len,

@@ -135,6 +135,8 @@ class Row:
     """Tokens it may still keep."""
     stop_token: int | None
     draft: list[Drafted] = field(default_factory=list)
+    match_length: int | None = None
+    """Of the lookup behind the draft."""
     is_kept: bool = True
 
 

@@ -90,11 +90,16 @@ def new_forest(*, max_bytes: int = 2**28) -> PromptForest:
     return PromptForest(engine_id=1, max_bytes=max_bytes, seed=0)
 
 
-def new_replica(store: TreeStore, clock: ManualClock, *, slice_tokens: int = 1000) -> Replica:
-    return Replica(store, new_forest(), clock=clock, apply_slice_tokens=slice_tokens)
+def new_replica(
+    store: TreeStore, clock: ManualClock, *, slice_tokens: int = 1000, max_bytes: int = 2**28
+) -> Replica:
+    forest = new_forest(max_bytes=max_bytes)
+    return Replica(store, forest, clock=clock, apply_slice_tokens=slice_tokens)
 
 
-def new_rig(store: TreeStore, clock: ManualClock, **settings: float) -> Rig:
+def new_rig(
+    store: TreeStore, clock: ManualClock, *, max_bytes: int = 2**28, **settings: float
+) -> Rig:
     """A replica with short intervals; ``settings`` replace those of `TreeCacheSettings`."""
     resolved = TreeCacheSettings(
         redis_url=SecretStr("unix:///nowhere"),
@@ -104,7 +109,9 @@ def new_rig(store: TreeStore, clock: ManualClock, **settings: float) -> Rig:
         num_shards=store.num_shards,
     ).model_copy(update=settings)
     instruments = CompactionInstruments.of(metrics.NoOpMeter("tests"))
-    replica = new_replica(store, clock, slice_tokens=resolved.apply_slice_tokens)
+    replica = new_replica(
+        store, clock, slice_tokens=resolved.apply_slice_tokens, max_bytes=max_bytes
+    )
     leases = [FakeLease() for _ in range(store.num_shards)]
     keeper = LeaseKeeper(leases, clock=clock, on_lost=lambda: instruments.leases_lost.add(1))
     policy = CompactionPolicy(

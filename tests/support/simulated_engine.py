@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from srt_rollout.governor import Governor, MeasuredStep
+from srt_common.governor import Governor, MeasuredStep
 
 DRAFT = 16
 
@@ -19,6 +19,7 @@ class Load:
     base: float
     per_token: float
     num_rows: int
+    """Most at once."""
     acceptance: float
     """Mean chance of a draft token."""
     lie: float = 1.0
@@ -28,6 +29,15 @@ class Load:
     """Relative growth of step time per step, up and down again."""
     overhead: float = 0.0
     """Fixed time of drafting and verifying."""
+    end_chance: float = 0.0
+    """Of a row, with each token it samples."""
+    abort_chance: float = 0.0
+    """That before a step half of the rows go, with their drafts."""
+    is_refilled: bool = True
+    """New rows come at once; else when the last one has ended, as in the tail of a phase."""
+    prompt_tokens: int = 0
+    """Of a new row, computed in the step that samples its first token."""
+    per_prompt_token: float = 0.0
 
 
 @dataclass
@@ -39,6 +49,8 @@ class Outcome:
     """Of undrafted decoding for the same tokens."""
     num_steps: int = 0
     num_draft_tokens: int = 0
+    num_prompt_tokens: int = 0
+    num_aborted: int = 0
 
     @property
     def speedup(self) -> float:
@@ -58,54 +70,81 @@ class SimulatedEngine:
 
     def run(self, load: Load, num_steps: int) -> Outcome:
         outcome = Outcome()
-        self._lengths = np.zeros(load.num_rows, np.int32)
-        self._chances = np.zeros((load.num_rows, DRAFT))
+        self._lengths = np.zeros(0, np.int32)
+        self._chances = np.zeros((0, DRAFT))
         for _ in range(num_steps):
             self._step(load, outcome)
         return outcome
 
     def _step(self, load: Load, outcome: Outcome) -> None:
-        num_drafts = int(self._lengths.sum())
-        num_emitted = load.num_rows + self._accepted()
-        is_drafting = self._draft(load)
+        self._abort(load, outcome)
+        num_prompt_tokens = load.prompt_tokens * self._arrive(load)
+        num_rows, num_drafts = len(self._lengths), int(self._lengths.sum())
+        accepted = self._accepted()
+        num_emitted = num_rows + int(accepted.sum())
+        goes_on = self._rng.random(num_rows) < (1 - load.end_chance) ** (1 + accepted)
+        is_drafting = self._draft(load, goes_on)
         drafting = load.overhead * (self._was_drafting + is_drafting) / 2
         self._was_drafting = is_drafting
         self._num_steps += 1
         slow = 1 + 0.3 * np.sin(load.drift * self._num_steps / 0.3)
-        plain = slow * (load.base + load.per_token * load.num_rows)
-        seconds = plain + slow * (load.per_token * num_drafts + drafting)
+        plain = slow * (load.base + load.per_token * num_rows)
+        prefill = slow * load.per_prompt_token * num_prompt_tokens
+        seconds = plain + prefill + slow * (load.per_token * num_drafts + drafting)
         outcome.seconds += seconds
-        outcome.undrafted_seconds += plain * num_emitted / load.num_rows
+        outcome.undrafted_seconds += plain * num_emitted / num_rows + prefill
         outcome.num_steps += 1
         outcome.num_draft_tokens += num_drafts
+        outcome.num_prompt_tokens += num_prompt_tokens
         self.governor.observe(
             MeasuredStep(
-                num_rows=load.num_rows,
+                num_rows=num_rows,
                 num_draft_tokens=num_drafts,
-                num_prompt_tokens=0,
+                num_prompt_tokens=num_prompt_tokens,
                 num_emitted=num_emitted,
                 seconds=seconds * self._disturbance(load.noise),
             )
         )
 
-    def _accepted(self) -> int:
+    def _abort(self, load: Load, outcome: Outcome) -> None:
+        if self._rng.random() < load.abort_chance:
+            outcome.num_aborted += len(self._lengths) // 2
+            self._keep(np.arange(len(self._lengths)) % 2 == 0)
+
+    def _arrive(self, load: Load) -> int:
+        """How many rows come; they have no draft yet."""
+        num_rows = len(self._lengths)
+        num_new = load.num_rows - num_rows if load.is_refilled or num_rows == 0 else 0
+        self._lengths = np.append(self._lengths, np.zeros(num_new, np.int32))
+        self._chances = np.concatenate((self._chances, np.zeros((num_new, DRAFT))))
+        return num_new
+
+    def _keep(self, stays: NDArray[np.bool_]) -> None:
+        self._lengths, self._chances = self._lengths[stays], self._chances[stays]
+
+    def _accepted(self) -> NDArray[np.int64]:
+        """[rows]."""
         is_accepted = self._rng.random(self._chances.shape) < self._chances
         is_drafted = np.arange(DRAFT) < self._lengths[:, None]
-        return int((is_accepted & is_drafted).cumprod(axis=1).sum())
+        accepted: NDArray[np.int64] = (is_accepted & is_drafted).cumprod(axis=1).sum(axis=1)
+        return accepted
 
-    def _draft(self, load: Load) -> bool:
-        plan = self.governor.plan(load.num_rows)
-        spread = self._rng.uniform(0.5, 1.5, (load.num_rows, DRAFT))
+    def _draft(self, load: Load, goes_on: NDArray[np.bool_]) -> bool:
+        """Drafts for the rows that go on; the others leave."""
+        num_rows = len(goes_on)
+        plan = self.governor.plan(num_rows)
+        spread = self._rng.uniform(0.5, 1.5, (num_rows, DRAFT))
         claimed = np.minimum(load.acceptance * spread, 0.999)
         self._chances = claimed * load.lie
-        self._lengths = np.zeros(load.num_rows, np.int32)
+        self._lengths = np.zeros(num_rows, np.int32)
         if plan.is_drafting:
             survival = claimed.cumprod(axis=1)
-            is_drafted = survival >= plan.min_survival
-            offsets = np.zeros(load.num_rows + 1, np.int32)
+            is_drafted = (survival >= plan.min_survival) & goes_on[:, None]
+            offsets = np.zeros(num_rows + 1, np.int32)
             np.cumsum(is_drafted.sum(axis=1), out=offsets[1:])
             drafted = survival[is_drafted].astype(np.float32)
             self._lengths = self.governor.choose(drafted, offsets)
+        self._keep(goes_on)
         return plan.is_drafting
 
     def _disturbance(self, noise: float) -> float:

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srt_common.governor import Governor, Plan
 from srt_common.tree import LANE_POLICY, MODE_POINT_MASS
 from srt_rollout.drafter import Drafter, FloatArray, IntArray, Proposal, RowRequest, StepBatch
-from srt_rollout.governor import Governor, Plan
 from support.trees import KEY, extend, make_forest, update
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,20 @@ def test_anything_else_starts_a_sequence_of_its_own(
     stats = drafter.forest.stats()
     assert (stats.num_sequences, stats.num_tokens) == (2, 3 + len(context) + 1)
     drafter.forest.check()
+
+
+def test_long_ids_of_rollouts_take_no_more_room_than_short_ones() -> None:
+    """A client chooses them, and thousands are remembered."""
+    drafter = make_drafter()
+    tracemalloc.start()
+    try:
+        for number in range(64):
+            open_turn(drafter, (), rollout_id=f"{number:0100000}")
+            decode(drafter, FIRST_TURN)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
 
 
 def test_a_turn_that_is_still_decoding_is_not_taken_up_by_a_second_one() -> None:

@@ -1,7 +1,7 @@
 """The gateway's surface: who gets in, what gets through, and in which words it says no.
 
-Lanes, aborts and drains: test_gateway_lanes.py. Weights: test_gateway_weights.py. A real vLLM
-behind it: tests/integration/test_gateway_on_vllm.py.
+Lanes, aborts and drains: test_gateway_lanes.py. Weights: test_gateway_weights.py. The engine's
+health: test_gateway_health.py. A real vLLM behind it: tests/integration/test_gateway_on_vllm.py.
 """
 
 from __future__ import annotations

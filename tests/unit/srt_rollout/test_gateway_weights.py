@@ -135,6 +135,24 @@ async def test_after_a_failure_half_way_nothing_is_sampled_until_an_update_succe
     assert (await gateway.http.get("/load")).json()["policy_version"] == 1
 
 
+async def test_an_engine_that_cannot_be_resumed_serves_nothing_until_an_update_succeeds(
+    gateway: Gateway,
+) -> None:
+    """Its weights are right, but whatever it is sent would never be answered."""
+    call = asyncio.create_task(gateway.generate("r1"))
+    await gateway.vllm.wait_running("r1")
+    gateway.vllm.failing = {"/resume"}
+    assert (await update(gateway, "policy-1", 1)).status_code == 503
+    assert (await call).json()["choices"][0]["finish_reason"] == "abort"
+    assert (await gateway.http.get("/readyz")).status_code == 503
+    assert (await gateway.http.get("/load")).json()["policy_version"] == -1
+    gateway.vllm.failing, gateway.vllm.calls = set(), []
+    assert (await update(gateway, "policy-1", 1)).status_code == 200
+    assert gateway.vllm.calls[-1] == "/resume"
+    found = (await gateway.http.get("/load")).json()
+    assert (found["policy_version"], found["is_paused"]) == (1, False)
+
+
 async def test_run_ahead_is_gone_before_the_engine_pauses_and_stays_out(gateway: Gateway) -> None:
     ahead = asyncio.create_task(gateway.generate("ahead", lane="run_ahead"))
     await gateway.vllm.wait_running("ahead")

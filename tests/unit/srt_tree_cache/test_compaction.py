@@ -67,6 +67,35 @@ async def test_changed_prompts_are_written_and_the_log_below_is_forgotten(
     assert len(rig.replica.changes[0]) == 0
 
 
+async def test_what_a_full_forest_dropped_stays_in_the_snapshot(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    """What is held of the prompt afterwards knows less than what is stored."""
+    rig = new_rig(store, clock, max_bytes=2**20, log_retention_seconds=0.0)
+    await rig.keeper.renew()
+    tokens = list(range(110))
+    await store.append([appended(prompt(0), tokens[:100])])
+    await caught_up(rig.replica)
+    clock.advance(1)
+    await rig.compactor.compact(0)
+    number = 0
+    while rig.replica.forest.has_prompt(prompt(0)):
+        number += 1
+        await store.append([appended(prompt(number), list(range(2000)))])
+        await caught_up(rig.replica)
+    await store.append([appended(prompt(0), tokens[100:], offset=100)])
+    await caught_up(rig.replica)
+    assert token_ids(rig.replica, prompt(0)) == tokens[100:]
+    clock.advance(1)
+    await rig.compactor.compact(0)
+    assert token_ids(await caught_up(new_replica(store, clock)), prompt(0)) == tokens
+
+
+def token_ids(replica: Replica, key: PromptKey) -> list[int]:
+    held = replica.forest.sequence_tokens(key, 1)
+    return [] if held is None else held.tolist()
+
+
 async def test_the_least_useful_rollouts_beyond_the_limit_are_left_out(
     store: MemoryStore, clock: ManualClock
 ) -> None:

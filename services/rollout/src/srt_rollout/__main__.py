@@ -1,7 +1,7 @@
 """``python -m srt_rollout``: start vLLM behind the gateway and serve until SIGTERM.
 
-Exit status: 0 after a drain, 1 when the engine ended by itself or did not start, 2 for wrong
-settings.
+Exit status: 0 after a drain, 1 when the engine ended by itself, did not start or was not healthy
+any more, 2 for wrong settings.
 """
 
 from __future__ import annotations
@@ -121,29 +121,34 @@ async def run(
     serving = asyncio.create_task(server.serve())
     ended = asyncio.create_task(engine.wait())
     stopped = asyncio.create_task(stopping.wait())
-    started = asyncio.create_task(pod.wait_started())
+    living = asyncio.create_task(live(pod))
     try:
-        await asyncio.wait({started, ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if started.done():
-            started.result()
-            _LOG.info("serving")
-            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({living, ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             _LOG.error("engine ended", extra={"exit_status": ended.result()})
             return 1
+        if living.done():
+            living.result()
         _LOG.info("draining")
         drained = asyncio.create_task(pod.drain())
         await asyncio.wait({drained, ended}, return_when=asyncio.FIRST_COMPLETED)
     except EngineError as error:
-        _LOG.error("engine did not start", extra={"reason": str(error)})
+        _LOG.error("engine does not serve", extra={"reason": str(error)})
         return 1
     else:
         return 0
     finally:
-        started.cancel()
+        living.cancel()
         stopped.cancel()
         server.should_exit = True
         await serving
+
+
+async def live(pod: Pod) -> None:
+    """Wait for the engine, then look after it for ever. Raises EngineError."""
+    await pod.wait_started()
+    _LOG.info("serving")
+    await pod.watch()
 
 
 if __name__ == "__main__":

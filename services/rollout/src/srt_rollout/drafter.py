@@ -8,6 +8,7 @@ siblings draft from them. A step may also be left out, and its tokens passed wit
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from srt_common.governor import Governor, Plan
 from srt_common.keys import PromptKey
 from srt_common.tree import Drafts, PromptForest, RowStats
-from srt_rollout.governor import Governor, Plan
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -113,21 +114,28 @@ class Proposal:
 
 
 class _Turns:
-    """The sequence of each rollout's last turn; of the most recent rollouts only."""
+    """The sequence of each rollout's last turn; of the most recent rollouts only. Ids are kept as
+    digests: a client chooses their length.
+    """
 
     def __init__(self) -> None:
-        self._sequences: OrderedDict[str, int] = OrderedDict()
+        self._sequences: OrderedDict[bytes, int] = OrderedDict()
 
     def last(self, rollout_id: str) -> int | None:
         """None for a rollout that is new here, or long gone."""
-        return self._sequences.get(rollout_id)
+        return self._sequences.get(_digest(rollout_id))
 
     def note(self, rollout_id: str, sequence_id: int) -> None:
         """Keep what a rollout's next turn may go on with."""
-        self._sequences[rollout_id] = sequence_id
-        self._sequences.move_to_end(rollout_id)
+        digest = _digest(rollout_id)
+        self._sequences[digest] = sequence_id
+        self._sequences.move_to_end(digest)
         if len(self._sequences) > _MAX_ROLLOUTS:
             self._sequences.popitem(last=False)
+
+
+def _digest(rollout_id: str) -> bytes:
+    return hashlib.blake2b(rollout_id.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 class Drafter:

@@ -2,8 +2,8 @@
 
     starting -> serving -> draining -> gone
                    |  ^
-                   v  |  (weights undefined after an update that failed half way)
-                not serving
+                   v  |  (weights undefined after an update that failed half way,
+                not serving                       or an engine that is not healthy any more)
 
 Belongs to one event loop; the gateway's routes call it.
 """
@@ -32,6 +32,9 @@ from srt_rollout.weight_files import WeightFiles
 from srt_rollout.weights import Weights
 
 HEALTH_INTERVAL_SECONDS: Final = 0.5
+WATCH_INTERVAL_SECONDS: Final = 2.0
+MAX_UNHEALTHY_LOOKS: Final = 10
+"""One after the other; then the engine is given up."""
 
 
 class Pod:
@@ -69,6 +72,7 @@ class Pod:
             client.metrics, max_age_seconds=settings.metrics_max_age_seconds, clock=clock
         )
         self._is_started = False
+        self._is_healthy = True
         self._is_draining = False
 
     # -- rollouts
@@ -163,9 +167,11 @@ class Pod:
             )
 
     def refuse_unless_started(self) -> None:
-        """Raises EngineUnavailable while the engine starts."""
+        """Raises EngineUnavailable while the engine starts, or is not healthy any more."""
         if not self._is_started:
             raise EngineUnavailable(engine=self.limits.engine, reason="starting")
+        if not self._is_healthy:
+            raise EngineUnavailable(engine=self.limits.engine, reason="the engine is not healthy")
 
     # -- life
     async def wait_started(self) -> None:
@@ -180,6 +186,21 @@ class Pod:
             await asyncio.sleep(HEALTH_INTERVAL_SECONDS)
         await self.weights.label_first()
         self._is_started = True
+
+    async def watch(self) -> None:
+        """Look after the engine that serves; while it is not healthy, nothing is served.
+
+        vLLM's front end may outlive the process that decodes: it then answers nothing for ever.
+
+        Raises:
+            EngineUnavailable: it was not healthy `MAX_UNHEALTHY_LOOKS` times in a row.
+        """
+        num_unhealthy = 0
+        while num_unhealthy < MAX_UNHEALTHY_LOOKS:
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+            self._is_healthy = await self.client.is_healthy()
+            num_unhealthy = 0 if self._is_healthy else num_unhealthy + 1
+        raise EngineUnavailable(engine=self.limits.engine, reason="not healthy any more")
 
     async def drain(self) -> None:
         """Refuse new work, abort run-ahead, let policy rollouts end a while, then abort them."""

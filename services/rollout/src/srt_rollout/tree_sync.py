@@ -6,6 +6,8 @@
   outbox and the engine drafts from what it has.
 * A restarted engine is warm again: it loads the snapshots of every shard, the learned tables among
   them, then follows the log.
+* A snapshot that is fetched late ends before the position this reader has come to; the log is read
+  again from there, as entries in between found no tree to enter.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import groupby
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 from opentelemetry import trace
@@ -32,7 +35,7 @@ from srt_common.messages.tree_updates import (
     TreeUpdate,
 )
 from srt_common.store.base import START, ShardBatch, StoredSnapshot, TreeStore
-from srt_common.store.cursors import appended_at_unix
+from srt_common.store.cursors import appended_at_unix, parse_cursor
 from srt_common.store.redis_log import RedisLogStore
 from srt_common.telemetry import names
 from srt_common.tree import LEARNED_KEY, PromptForest, Update
@@ -83,8 +86,12 @@ class TreeSync:
         self._apply_slice_tokens = apply_slice_tokens
         self._tracer = trace.get_tracer("srt_rollout.tree_sync")
         self._thread = threading.Thread(target=self._run, name="srt-tree-sync", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        """Made here, so that what is asked of it before the thread runs is not lost."""
         self._stopping = asyncio.Event()
+        self._rewinds: dict[int, str] = {}
+        """By shard: from where the log is to be read again."""
         self._counts = {"published": 0, "applied": 0, "rejected": 0, "unavailable": 0, "gaps": 0}
         self._lag_seconds = 0.0
         self._is_warm = False
@@ -107,19 +114,21 @@ class TreeSync:
         )
 
     def start(self) -> None:
+        """Begin to share. Raises ValueError for a store that cannot be named so."""
+        self._store = self._make_store()
         self._thread.start()
 
     def stop(self) -> None:
         """Publish what is left, then end the thread; gives up after `STOP_SECONDS`."""
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # the thread has just ended, and its loop with it
+                self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(STOP_SECONDS)
 
     def want(self, prompt_key: PromptKey, traceparent: str | None) -> None:
         """Fetch the snapshot of a prompt this engine holds nothing of, without waiting for it."""
-        if self._loop is None or self._forest.has_prompt(prompt_key):
-            return
-        asyncio.run_coroutine_threadsafe(self._fetch(prompt_key, traceparent), self._loop)
+        if self._thread.is_alive() and not self._forest.has_prompt(prompt_key):
+            self._begin(self._fetch(prompt_key, traceparent))
 
     def stats(self) -> dict[str, int | float | bool]:
         """Tokens published, updates applied and rejected, failures, lag of the newest entry
@@ -127,13 +136,19 @@ class TreeSync:
         """
         return {**self._counts, "lag_seconds": self._lag_seconds, "is_warm": self._is_warm}
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run in the thread's loop; a loop that has ended costs only the work."""
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+
     # -- in the thread
     def _run(self) -> None:
-        asyncio.run(self._main())
+        with self._runner as runner:
+            runner.run(self._main())
 
     async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._store = self._make_store()
         publishing = asyncio.create_task(self._publish())
         following = asyncio.create_task(self._follow())
         learning = asyncio.create_task(self._keep_learned())
@@ -196,18 +211,21 @@ class TreeSync:
                     await self._load_shard(min(stale))
                     stale.remove(min(stale))
                 self._is_warm = True
-                batches = await self._store.read(cursors, block_seconds=BLOCK_SECONDS)
+                self._rewind(cursors)
+                for batch in await self._store.read(cursors, block_seconds=BLOCK_SECONDS):
+                    await self._apply(batch)
+                    cursors[batch.shard] = batch.cursor
             except TreeStoreError:
                 self._counts["unavailable"] += 1
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            for batch in batches:
-                cursors[batch.shard] = batch.cursor
-                if batch.has_gap:
-                    self._counts["gaps"] += 1
-                    stale.add(batch.shard)
-                await self._apply(batch)
             await asyncio.sleep(GATHER_SECONDS)
+
+    def _rewind(self, cursors: dict[int, str]) -> None:
+        """Go back to where a snapshot ended that was fetched meanwhile."""
+        rewinds, self._rewinds = self._rewinds, {}
+        for shard, cursor in rewinds.items():
+            cursors[shard] = min(cursors[shard], cursor, key=parse_cursor)
 
     async def _keep_learned(self) -> None:
         """Exchange what drafting has taught, now and then and at the end."""
@@ -237,7 +255,14 @@ class TreeSync:
             await asyncio.sleep(0)
 
     async def _apply(self, batch: ShardBatch) -> None:
-        """Apply a shard's news in its order."""
+        """Apply a shard's news in its order. What was trimmed before them comes first, from
+        snapshots: the forest lets only so many tokens wait for the ones before them.
+
+        Raises TreeStoreError.
+        """
+        if batch.has_gap:
+            self._counts["gaps"] += 1
+            await self._load_shard(batch.shard)
         self._counts["rejected"] += batch.num_rejected
         if batch.cursor != START:
             self._lag_seconds = max(0.0, time.time() - appended_at_unix(batch.cursor))
@@ -261,7 +286,9 @@ class TreeSync:
         context = _PROPAGATOR.extract({"traceparent": traceparent} if traceparent else {})
         with self._tracer.start_as_current_span(names.SPAN_TREE_SNAPSHOT, context=context) as span:
             span.set_attribute(names.ATTR_PROMPT_KEY, prompt_key.hex())
+            shard = shard_of(prompt_key, self._store.num_shards)
             try:
+                floor = (await self._store.floors())[shard]
                 snapshot = await self._store.snapshot(prompt_key)
             except TreeStoreUnavailable:
                 self._counts["unavailable"] += 1
@@ -270,6 +297,8 @@ class TreeSync:
             span.set_attribute(names.ATTR_CACHE_RESULT, "miss" if snapshot is None else "hit")
             if snapshot is not None:
                 self._load(snapshot.image)
+                end = max(floor, snapshot.cursor, key=parse_cursor)
+                self._rewinds[shard] = min(end, self._rewinds.get(shard, end), key=parse_cursor)
 
     def _load(self, image: bytes) -> None:
         try:

@@ -8,7 +8,8 @@
 * A failure before ``start`` leaves the old weights in use. A failure after it leaves weights that
   are neither old nor new: policy requests are aborted and the engine serves nothing until an update
   succeeds.
-* The engine is resumed whatever happens.
+* The engine is resumed whatever happens; one that cannot be resumed serves nothing either until an
+  update succeeds.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Weights:
         """Where the weights in use were fetched; empty: nowhere."""
         self.is_paused = False
         self.are_defined = True
-        """False: an update failed half way and nothing may be sampled."""
+        """False: an update failed half way, or left the engine paused; nothing may be sampled."""
 
     async def label_first(self) -> None:
         """Label the weights the engine started with, as later ones are."""
@@ -80,8 +81,7 @@ class Weights:
             await self._client.init_weight_transfer(str(self._files.root))
             self._is_initialized = True
         await self._client.start_weight_update()
-        self.are_defined = False
-        self._path, self.url = None, ""
+        self._path, self.url, self.are_defined = None, "", False
         try:
             await self._client.update_weights(path)
             await self._client.finish_weight_update(str(policy_version))
@@ -89,7 +89,7 @@ class Weights:
             if self._has_drafter:
                 await self._client.set_policy_version(policy_version)
         except EngineError:
-            self._flights.abort(self._flights.lanes.policy_requests())
+            self._disown()
             raise
         self._path, self.policy_version, self.are_defined = path, policy_version, True
 
@@ -110,8 +110,20 @@ class Weights:
             await self._client.pause()
             yield
         finally:
+            await self._resume()
+
+    async def _resume(self) -> None:
+        try:
             await self._client.resume()
-            self.is_paused = False
+        except EngineError:
+            self._disown()
+            raise
+        self.is_paused = False
+
+    def _disown(self) -> None:
+        """Serve nothing until an update succeeds; what is in flight would wait for that."""
+        self._path, self.url, self.are_defined = None, "", False
+        self._flights.abort(self._flights.lanes.policy_requests())
 
     def stop_fetching(self) -> None:
         """The pod ends: let no download hold it up."""

@@ -3,6 +3,8 @@
 * A snapshot's cursor is read before its image is made: the image includes at least that much.
 * The log is trimmed only up to what snapshots include, minus a grace for slow readers; a longer one
   while tokens wait for the ones before them, which no snapshot holds yet.
+* Where the forest's own bound has dropped a prompt, what is held of it since is joined with the
+  snapshot in the store, which knows more.
 * Safe without the lease too (snapshots are idempotent, an older one never replaces a newer one,
   floors only rise): ownership saves doing it twice, and is looked at before every write.
 """
@@ -17,12 +19,14 @@ from typing import Final
 from opentelemetry import trace
 
 from srt_common.clock import Clock
-from srt_common.errors import MessageTooLarge, TreeStoreError
+from srt_common.errors import MessageTooLarge, TreeError, TreeStoreError
 from srt_common.keys import PromptKey
 from srt_common.store.base import START, StoredSnapshot
 from srt_common.store.cursors import format_cursor, is_before, parse_cursor
+from srt_common.store.snapshots import MAX_SNAPSHOT_BYTES
 from srt_common.telemetry import names
 from srt_common.telemetry.instruments import CompactionInstruments
+from srt_common.tree import PromptForest
 from srt_tree_cache.leases import LeaseKeeper
 from srt_tree_cache.replica import Replica
 
@@ -31,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 1.0
 EARLY_GRACE_SECONDS: Final = 300.0
 """What an entry waits for longer than this will not come."""
+JOINING_BYTES: Final = 16 * MAX_SNAPSHOT_BYTES
+"""Bound on a tree made of two images: a tree takes several times the bytes of its image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +130,8 @@ class Compactor:
         if image is None:
             changes.forget(prompt_key)
             return False
+        if forest.has_evicted(prompt_key):
+            image = await self._joined(prompt_key, image)
         try:
             await self._replica.store.put_snapshot(prompt_key, StoredSnapshot(image, included))
         except MessageTooLarge as error:
@@ -134,6 +142,15 @@ class Compactor:
             self._instruments.snapshots.add(1)
         changes.settle(prompt_key, included)
         return True
+
+    async def _joined(self, prompt_key: PromptKey, image: bytes) -> bytes:
+        """An image of a tree that may lack a beginning, with what the store has of it."""
+        held = await self._replica.store.snapshot(prompt_key)
+        if held is None:
+            return image
+        return await asyncio.to_thread(
+            joined, prompt_key, held.image, image, max_rollouts=self._policy.rollouts_per_prompt
+        )
 
     async def settle_trimmed(self) -> None:
         """Once an interval, strike off what other owners' snapshots include.
@@ -157,3 +174,16 @@ class Compactor:
         if is_before(START, cursor):
             await self._replica.store.trim(shard, cursor)
             self._instruments.trims.add(1)
+
+
+def joined(prompt_key: PromptKey, held: bytes, image: bytes, *, max_rollouts: int) -> bytes:
+    """One image of what two of a prompt hold; of ``held`` nothing when it cannot be read."""
+    forest = PromptForest(engine_id=0, max_bytes=JOINING_BYTES, seed=0)
+    try:
+        forest.load_snapshot(held)
+    except TreeError as error:
+        extra = {"prompt_key": prompt_key.hex(), "reason": error.reason}
+        _LOG.warning("a snapshot was refused", extra=extra)
+    forest.load_snapshot(image)
+    forest.retain_rollouts(prompt_key, max_rollouts)
+    return forest.snapshot(prompt_key) or image

@@ -334,6 +334,11 @@ impl Forest {
         self.work(py, |trees| Ok(trees.has_prompt(key)))
     }
 
+    fn has_evicted(&self, py: Python<'_>, prompt_key: &[u8]) -> PyResult<bool> {
+        let key = convert::prompt_key(prompt_key)?;
+        self.work(py, |trees| Ok(trees.has_evicted(key)))
+    }
+
     fn prompt_keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let keys = self.work(py, |trees| Ok(trees.prompt_keys().collect::<Vec<_>>()))?;
         PyList::new(py, keys.iter().map(|key| PyBytes::new(py, &key.0)))

@@ -56,6 +56,8 @@ pub(crate) struct Drafted {
 pub(crate) struct Draft {
     pub(crate) positions: Vec<Drafted>,
     pub(crate) recall: Recall,
+    /// Match length of the lookup behind it; none where nothing was looked up.
+    pub(crate) lookup: Option<usize>,
 }
 
 impl Draft {
@@ -68,6 +70,7 @@ impl Draft {
     pub(crate) fn clear(&mut self) {
         self.positions.clear();
         self.recall.clear();
+        self.lookup = None;
     }
 }
 
@@ -119,15 +122,14 @@ pub(crate) struct Drafter<'a> {
 }
 
 impl Drafter<'_> {
-    /// Drafts what may follow a row's text in its tree. Returns the match length and the number of
-    /// tokens drafted.
+    /// Drafts what may follow a row's text in its tree. Returns the match length.
     pub(crate) fn propose(
         &mut self,
         id: RowId,
         row: &mut Row,
         tree: &Tree,
         limits: Limits,
-    ) -> (usize, usize) {
+    ) -> usize {
         self.context.clone_from(&row.tail);
         let (mut survival, mut match_length) = (1.0, 0);
         self.estimator.start();
@@ -164,7 +166,8 @@ impl Drafter<'_> {
                 break;
             }
         }
-        (match_length, row.draft.len())
+        row.draft.lookup = Some(match_length);
+        match_length
     }
 
     /// Notes where a drafted token comes from.

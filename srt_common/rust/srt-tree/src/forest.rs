@@ -400,6 +400,13 @@ impl Forest {
         self.keys.contains_key(&key)
     }
 
+    /// Whether the bound on memory has cost a prompt its tree, as far as is remembered: what is held
+    /// of it now may lack what came before.
+    #[must_use]
+    pub fn has_evicted(&self, key: PromptKey) -> bool {
+        self.evicted.contains(key)
+    }
+
     /// A reading of one tree.
     #[must_use]
     pub fn prompt_stats(&self, key: PromptKey) -> Option<PromptStats> {

@@ -5,9 +5,9 @@
 pub struct RowStats {
     /// Steps the row took part in.
     pub num_steps: u64,
-    /// Steps in which a draft was wanted.
+    /// Lookups of which it is known what they led to: the row has taken part in a later step.
     pub num_lookups: u64,
-    /// Lookups that led to a draft of at least one token.
+    /// Lookups that led to a draft of which at least one token was verified.
     pub num_hits: u64,
     /// Drafted tokens that were verified.
     pub num_draft_tokens: u64,

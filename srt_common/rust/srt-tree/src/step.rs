@@ -230,7 +230,12 @@ impl Forest {
                 }
             }
         }
-        let stats = verification_stats(&positions[..num_verified], num_accepted);
+        let mut stats = verification_stats(&positions[..num_verified], num_accepted);
+        if let Some(match_length) = row.draft.lookup {
+            stats.num_lookups = 1;
+            stats.num_hits = u64::from(num_verified > 0);
+            stats.sum_match_length = stats.num_hits * match_length as u64;
+        }
         for drafted in &row.draft.positions[..num_accepted] {
             let Some(supplier) = drafted.supplier else { continue };
             if let Some(tree) = self.trees[supplier.tree as usize].as_deref_mut()
@@ -278,17 +283,13 @@ impl Forest {
         let mut drafter = Drafter { view, engine_id, estimator, draw, drafts, context };
         for (at, (&id, &max_tokens)) in step.rows.iter().zip(step.max_draft_tokens).enumerate() {
             let Some(row) = self.rows.get_mut(&RowId(id)) else { continue };
-            let mut stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
+            let stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
             let max_tokens = (max_tokens as usize).min(row.max_draft());
             let tree = row.tree.and_then(|slot| view.trees[slot as usize].as_deref());
             let mut matched = 0;
             if let Some(tree) = tree.filter(|_| max_tokens > 0 && row.mode != Mode::Off) {
                 let limits = Limits { max_tokens, min_survival: step.min_survival };
-                let (match_length, num_tokens) = drafter.propose(RowId(id), row, tree, limits);
-                stats.num_lookups = 1;
-                stats.num_hits = u64::from(num_tokens > 0);
-                stats.sum_match_length = stats.num_hits * match_length as u64;
-                matched = match_length;
+                matched = drafter.propose(RowId(id), row, tree, limits);
             }
             drafter.drafts.match_length.push(matched as i32);
             drafter.drafts.offsets.push(drafter.drafts.token_ids.len() as i32);

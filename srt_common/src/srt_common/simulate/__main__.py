@@ -172,7 +172,7 @@ def _add_drafting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--governor",
         action="store_true",
-        help="let the cost model decide how far to draft, up to K",
+        help="let srt's governor decide how far to draft, up to K",
     )
     parser.add_argument(
         "--equal-drafts",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from srt_common.simulate.budget import Budget, CostBudget, CostModel, EqualBudget, FixedBudget
+from srt_common.simulate.budget import Budget, CostModel, EqualBudget, FixedBudget, GovernedBudget
 from srt_common.simulate.drafters import Drafter, NoDrafter, PromptLookup
 from srt_common.simulate.replay import Arm, Episode, Replica, Setting, batches, exact_episodes
 from srt_common.simulate.srt import Srt
@@ -93,8 +93,8 @@ def _drafter(name: str, trace: Trace, options: Options, number: int) -> Drafter:
 
 
 def _budget(name: str, options: Options, target: Target) -> Budget:
-    if options.has_governor:
-        return CostBudget(options.cost, max_draft_tokens=options.max_draft_tokens)
+    if name == SRT and options.has_governor:
+        return GovernedBudget(options.cost, max_draft_tokens=options.max_draft_tokens)
     if name == SRT and options.has_equal_drafts:
         return EqualBudget(
             lambda: target.drafted_per_step, max_draft_tokens=options.max_draft_tokens

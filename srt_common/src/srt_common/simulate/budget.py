@@ -9,7 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
+
+from srt_common.governor import FloatArray, Governor, IntArray, MeasuredStep
+from srt_common.step_time import StepCost
+
+Cut: TypeAlias = Callable[[FloatArray, IntArray], IntArray]
+"""As `Governor.choose`: from survivals how many positions of each draft to keep."""
 
 MIN_SURVIVAL = 1e-3
 MAX_SURVIVAL = 0.95
@@ -24,6 +30,8 @@ class Limits(NamedTuple):
     """Per row; 0: nothing."""
     min_survival: float
     """A draft ends before the position whose chance of being accepted falls below it."""
+    cut: Cut | None = None
+    """What is kept of the drafts; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +74,34 @@ class FixedBudget:
         """Learns nothing."""
 
 
-class CostBudget:
-    """Drafts while one more token pays: its survival exceeds c1 times the tokens per second that
-    steps of late have given (design 5.4, with one threshold for the batch).
-    """
+class GovernedBudget:
+    """The engines' own governor, by the clock of a cost model that it knows from the start."""
 
     def __init__(self, cost: CostModel, *, max_draft_tokens: int) -> None:
         self._cost = cost
         self._max_draft_tokens = max_draft_tokens
-        self._rate = 0.0
+        self._governor = Governor(StepCost(base=cost.c0_seconds, per_token=cost.c1_seconds))
+        self._last: MeasuredStep | None = None
 
     def limits(self, num_rows: int) -> Limits:
-        """Less the more tokens a second steps yield, and none when none can pay."""
-        rate = self._rate or num_rows / self._cost.step_seconds(num_rows)
-        survival = max(self._cost.c1_seconds * rate, MIN_SURVIVAL)
-        if survival > MAX_SURVIVAL:
-            return Limits(0, MAX_SURVIVAL)
-        return Limits(self._max_draft_tokens, survival)
+        """What it plans for the step that comes next."""
+        plan = self._governor.plan(num_rows)
+        length = self._max_draft_tokens if plan.is_drafting else 0
+        return Limits(length, plan.min_survival, self._governor.choose)
 
     def observe(self, num_rows: int, num_draft_tokens: int, num_tokens: int) -> None:
-        """Follows the rate of steps with a memory of about ten."""
-        rate = num_tokens / self._cost.step_seconds(num_rows + num_draft_tokens)
-        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
+        """A step is over, for the governor, when the one after it has been planned: it is told of
+        the step before this one.
+        """
+        if self._last is not None:
+            self._governor.observe(self._last)
+        self._last = MeasuredStep(
+            num_rows=num_rows,
+            num_draft_tokens=num_draft_tokens,
+            num_prompt_tokens=0,
+            num_emitted=num_tokens,
+            seconds=self._cost.step_seconds(num_rows + num_draft_tokens),
+        )
 
 
 class EqualBudget:

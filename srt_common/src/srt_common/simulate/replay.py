@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from srt_common.simulate.budget import Budget, CostModel
+from srt_common.simulate.budget import Budget, CostModel, Limits
 from srt_common.simulate.drafters import Drafter
 from srt_common.simulate.row import Row
 from srt_common.simulate.tally import Account, resident_bytes
@@ -136,7 +136,7 @@ class Arm:
     def _insert(self, rollout: Rollout) -> None:
         """A rollout of the past, as if some replica had sampled it without drafting."""
         replica = self._random.choice(self._replicas)
-        limits = replica.budget.limits(1)._replace(max_draft_tokens=0)
+        limits = Limits(max_draft_tokens=0, min_survival=1.0)
         conversation = 0
         for turn in range(len(rollout.turns)):
             self._open(replica, rollout, turn, conversation)

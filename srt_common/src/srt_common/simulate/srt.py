@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +86,12 @@ class Srt:
         if not limits.max_draft_tokens:
             return [[] for _ in rows]
         drafts = self._draft(rows, handles, limits)
-        bounds, token_ids = drafts.offsets.tolist(), drafts.token_ids.tolist()
-        cuts = [slice(start, end) for start, end in pairwise(bounds)]
+        token_ids, starts = drafts.token_ids.tolist(), drafts.offsets[:-1]
+        lengths = np.diff(drafts.offsets)
+        if limits.cut is not None:
+            lengths = limits.cut(drafts.survival, drafts.offsets)
+        bounds = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+        cuts = [slice(start, end) for start, end in bounds]
         if self._is_coupled:
             q_ids, q_probs = drafts.q_token_ids, drafts.q_probs
             self._drafts = {

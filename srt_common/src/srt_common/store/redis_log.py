@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeAlias, cast
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -195,20 +196,30 @@ class RedisLogStore:
     async def put_snapshot(self, prompt_key: PromptKey, snapshot: StoredSnapshot) -> None:
         """Replace a prompt's snapshot, unless it is older than the one held or than the log."""
         data = encode_snapshot(snapshot)
+        async with self._limited(), self._redis.pipeline(transaction=True) as pipe:
+            while not await self._try_to_put(pipe, prompt_key, snapshot.cursor, data):
+                continue  # somebody else has just written one, maybe an older one
+
+    async def _try_to_put(
+        self, pipe: Pipeline, prompt_key: PromptKey, cursor: str, data: bytes
+    ) -> bool:
+        """False when the snapshot held, or the floor, changed while they were looked at."""
         shard, name = self._shard_of(prompt_key), self._snapshot_key(prompt_key)
         index, floor_key = self._key(shard, "snapidx"), self._key(shard, "floor")
-        async with self._limited(), self._redis.pipeline(transaction=True) as pipe:
-            await pipe.watch(name, floor_key)
-            held = cast("bytes | None", await pipe.hget(index, cast(str, prompt_key)))
-            floor = _text(cast("bytes | None", await pipe.get(floor_key)))
-            held_cursor = _text(held and held.partition(b" ")[0])
-            if is_before(snapshot.cursor, max(floor, held_cursor, key=parse_cursor)):
-                return
-            pipe.multi()  # type: ignore[no-untyped-call]
-            pipe.set(name, data)
-            pipe.hset(index, mapping={prompt_key: f"{snapshot.cursor} {len(data)}"})
-            with suppress(WatchError):  # somebody else has just written one
-                await pipe.execute()
+        await pipe.watch(name, floor_key)
+        held = cast("bytes | None", await pipe.hget(index, cast(str, prompt_key)))
+        floor = _text(cast("bytes | None", await pipe.get(floor_key)))
+        held_cursor = _text(held and held.partition(b" ")[0])
+        if is_before(cursor, max(floor, held_cursor, key=parse_cursor)):
+            return True
+        pipe.multi()  # type: ignore[no-untyped-call]
+        pipe.set(name, data)
+        pipe.hset(index, mapping={prompt_key: f"{cursor} {len(data)}"})
+        try:
+            await pipe.execute()
+        except WatchError:
+            return False
+        return True
 
     async def snapshot(self, prompt_key: PromptKey) -> StoredSnapshot | None:
         """Newest compacted tree of a prompt, or None."""

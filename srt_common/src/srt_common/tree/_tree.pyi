@@ -98,10 +98,10 @@ class RowStats:
         """Decoding passes; tokens of a step without a verified draft took one each."""
     @property
     def num_lookups(self) -> int:
-        """Steps in which a draft was wanted."""
+        """Lookups of which it is known what they led to: the row took part in a later step."""
     @property
     def num_hits(self) -> int:
-        """Lookups that led to a draft of at least one token."""
+        """Lookups that led to a draft of which at least one token was verified."""
     @property
     def num_draft_tokens(self) -> int:
         """Drafted tokens that were verified."""
@@ -357,6 +357,8 @@ class Forest:
     def memory_bytes(self) -> int:
         """As in `stats`, O(1)."""
     def has_prompt(self, prompt_key: bytes) -> bool: ...
+    def has_evicted(self, prompt_key: bytes) -> bool:
+        """Whether the bound on memory has cost it its tree, as far as is remembered."""
     def prompt_keys(self) -> list[bytes]:
         """Least recently used first."""
     def prompt_stats(self, prompt_key: bytes) -> PromptStats | None: ...

@@ -237,6 +237,13 @@ class PromptForest:
         with _refusals("has prompt"):
             return self._native.has_prompt(prompt_key)
 
+    def has_evicted(self, prompt_key: PromptKey) -> bool:
+        """Whether the bound on memory has cost a prompt its tree, as far as is remembered: what is
+        held of it now may lack what came before.
+        """
+        with _refusals("has evicted"):
+            return self._native.has_evicted(prompt_key)
+
     def prompt_keys(self) -> list[PromptKey]:
         """Prompts held, least recently used first."""
         return [PromptKey(key) for key in self._native.prompt_keys()]

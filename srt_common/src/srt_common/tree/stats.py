@@ -15,9 +15,9 @@ class RowStats:
     num_steps: int
     """Decoding passes; tokens of a step without a verified draft took one each."""
     num_lookups: int
-    """Steps in which a draft was wanted."""
+    """Lookups of which it is known what they led to: the row took part in a later step."""
     num_hits: int
-    """Lookups that led to a draft of at least one token."""
+    """Lookups that led to a draft of which at least one token was verified."""
     num_draft_tokens: int
     """Drafted tokens that were verified."""
     num_accepted_tokens: int

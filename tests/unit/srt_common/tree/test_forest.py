@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -223,8 +224,22 @@ def test_a_row_that_is_switched_off_drafts_nothing_and_looks_nothing_up() -> Non
     assert len(step(forest, row, [4]).token_ids) == 0
     forest.set_row_mode(row, MODE_SAMPLED)
     assert len(step(forest, row, [5]).token_ids) > 0
+    step(forest, row, [6], accepted=1)
     stats = forest.close_row(row)
-    assert (stats.num_steps, stats.num_lookups, stats.num_hits) == (2, 1, 1)
+    assert (stats.num_steps, stats.num_lookups, stats.num_hits) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(("num_verified", "num_hits"), [(0, 0), (1, 1)])
+def test_a_draft_that_was_cut_to_nothing_is_no_hit(num_verified: int, num_hits: int) -> None:
+    """The governor cuts after the forest has drafted (design 12.7)."""
+    forest = make_forest()
+    extend(forest, update([4, 5, 6]))
+    row = open_row(forest)
+    assert len(step(forest, row, [4, 5]).token_ids) > 0
+    step(forest, row, [6], accepted=num_verified)
+    stats = forest.close_row(row)
+    assert (stats.num_lookups, stats.num_hits) == (1, num_hits)
+    assert (stats.sum_match_length > 0) == (num_hits > 0)
 
 
 def test_sampled_drafts_follow_the_q_they_ship() -> None:

@@ -355,6 +355,10 @@ class ForestMachine(RuleBasedStateMachine):
         if row.stop_token in kept:
             kept = kept[: kept.index(row.stop_token) + 1]
         tally.num_steps += 1 if num_verified else max(1, len(sampled))
+        if row.match_length is not None:
+            tally.num_lookups += 1
+            tally.num_hits += num_verified > 0
+            tally.sum_match_length += row.match_length if num_verified else 0
         num_accepted = self.oracle.learn(row, kept, num_verified, overlap)
         for i, drafted in enumerate(row.draft[:num_verified]):
             tally.num_draft_tokens += 1
@@ -376,13 +380,13 @@ class ForestMachine(RuleBasedStateMachine):
             row.num_left -= len(kept)
         if kept and kept[-1] == row.stop_token:
             row.num_left = 0
-        row.draft = []
+        row.draft, row.match_length = [], None
 
     # -- drafts ------------------------------------------------------------------------------------
     def _compare_drafts(
         self, handle: int, drafts: Drafts, i: int, max_draft: int, min_survival: float
     ) -> None:
-        row, tally = self.rows[handle], self.tallies[handle]
+        row = self.rows[handle]
         positions = range(drafts.offsets[i], drafts.offsets[i + 1])
         if row.num_left is not None:
             max_draft = min(max_draft, max(row.num_left - 1, 0))
@@ -391,13 +395,9 @@ class ForestMachine(RuleBasedStateMachine):
             assert len(positions) == 0
             assert drafts.match_length[i] == 0
             return
-        tally.num_lookups += 1
         first = self.oracle.estimate(row.key, row.text, is_sampled=row.is_sampled)
-        match_length = 0 if first is None else first.match_length
-        assert drafts.match_length[i] == match_length
-        if positions:
-            tally.num_hits += 1
-            tally.sum_match_length += match_length
+        row.match_length = 0 if first is None else first.match_length
+        assert drafts.match_length[i] == row.match_length
         self._follow(row, drafts, positions, max_draft, min_survival)
 
     def _follow(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from srt_rollout.governor import MeasuredStep
+from srt_common.governor import MeasuredStep
 from srt_rollout.vllm_plugin.step_timer import StepTimer
 
 

@@ -31,12 +31,12 @@ from vllm.distributed.parallel_state import get_tp_group
 from srt_common import keys
 from srt_common.clock import SystemClock
 from srt_common.errors import TreeError
+from srt_common.governor import UNDRAFTED, Plan
 from srt_common.messages.rollouts import ExtraArgs
 from srt_common.messages.tree_updates import LANE_POLICY, LANE_RUN_AHEAD
 from srt_common.telemetry.setup import configure
 from srt_common.tree import MODE_OFF, MODE_POINT_MASS, MODE_SAMPLED, PromptForest
 from srt_rollout.drafter import DraftBook, Drafter, Proposal, RowRequest, StepBatch
-from srt_rollout.governor import UNDRAFTED, Plan
 from srt_rollout.tree_sync import TreeSync
 from srt_rollout.vllm_plugin import compat
 from srt_rollout.vllm_plugin.prompt_keys import PromptKeys
@@ -147,7 +147,8 @@ class TreeDrafter:
         if governor is not None and scheduler_output.finished_req_ids:
             self._telemetry.governed(governor.stats())
         for new in scheduler_output.scheduled_new_reqs:
-            if new.sampling_params is not None and new.req_id not in self._drafter:
+            is_text = new.sampling_params is not None and new.prompt_token_ids
+            if is_text and new.req_id not in self._drafter:
                 self._open(new)
 
     def propose(
@@ -220,7 +221,9 @@ class TreeDrafter:
     def _open(self, new: Any) -> None:
         params = new.sampling_params
         extra = _extra_args(params.extra_args)
-        num_prompt = extra.srt_num_prompt_tokens or len(new.prompt_token_ids)
+        num_prompt = extra.srt_num_prompt_tokens or 0
+        if not 1 <= num_prompt <= len(new.prompt_token_ids):
+            num_prompt = len(new.prompt_token_ids)
         prompt = new.prompt_token_ids[:num_prompt]
         prompt_key = self._keys.key(prompt, extra.srt_prompt_id)
         stops = set(params.stop_token_ids or ())
@@ -240,10 +243,10 @@ class TreeDrafter:
             stop_token_ids=sorted(stops),
             rollout_id=extra.srt_rollout_id,
         )
+        if self._sync is not None:  # an open row has a tree, and nothing would be missed
+            self._sync.want(prompt_key, extra.traceparent)
         self._drafter.open(request)
         self._telemetry.opened(new.req_id, extra, prompt_key, len(prompt))
-        if self._sync is not None:
-            self._sync.want(prompt_key, extra.traceparent)
 
     def _may_wait(self, plan: Plan) -> bool:
         """Whether the trees may hear of a step later: nothing is drafted, nothing was verified."""

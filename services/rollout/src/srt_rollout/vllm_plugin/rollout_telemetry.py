@@ -14,10 +14,10 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge
 
+from srt_common.governor import GovernorStats
 from srt_common.messages.rollouts import ExtraArgs
 from srt_common.telemetry import names
 from srt_common.tree import RowStats
-from srt_rollout.governor import GovernorStats
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt_common.clock import Clock
-from srt_rollout.governor import MeasuredStep
+from srt_common.governor import MeasuredStep
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from srt_rollout.step_time import StepCost, StepSample, StepTime
+from srt_common.step_time import StepCost, StepSample, StepTime
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -114,6 +114,8 @@ class GovernorStats:
     """Tokens per second against undrafted decoding, over recent drafted steps; 1 when unknown."""
     base_seconds: float
     per_token_seconds: float
+    num_cut_tokens: int
+    """Positions that were drafted and not kept."""
 
 
 class Governor:
@@ -132,6 +134,7 @@ class Governor:
         self._pause = _SHORTEST_PAUSE
         self._num_probe_steps = 0
         self._num_off_steps = 0
+        self._num_cut_tokens = 0
 
     def plan(self, num_rows: int) -> Plan:
         """Decide about the next step of ``num_rows`` rows; call once a step, `choose` after it."""
@@ -161,15 +164,15 @@ class Governor:
         if self._kind is _Kind.LONG:
             plain = fixed + per_token * num_rows
             num_taken = int(max(_MIN_LONG_PROBE, num_rows / 2, min(plain / per_token, 1e6)))
-            lengths = _lengths(_by_survival(survival)[:num_taken], offsets)
-            self._choice = _Choice(int(lengths.sum()), 0.0)
-            return lengths
-        survival = survival * np.float32(self._trust.value)
-        taken = take(survival, offsets, fixed=fixed, per_token=per_token)
-        self._threshold = taken.threshold / self._trust.value
-        num_expected = taken.num_expected / self._trust.value
-        self._choice = _Choice(int(taken.lengths.sum()), num_expected)
-        return taken.lengths
+            lengths, num_expected = _lengths(_by_survival(survival)[:num_taken], offsets), 0.0
+        else:
+            trusted = survival * np.float32(self._trust.value)
+            taken = take(trusted, offsets, fixed=fixed, per_token=per_token)
+            self._threshold = taken.threshold / self._trust.value
+            lengths, num_expected = taken.lengths, taken.num_expected / self._trust.value
+        self._choice = _Choice(int(lengths.sum()), num_expected)
+        self._num_cut_tokens += len(survival) - self._choice.num_draft_tokens
+        return lengths
 
     def observe(self, step: MeasuredStep) -> None:
         """Learn from the step before the last `plan`, which is over now."""
@@ -203,6 +206,7 @@ class Governor:
             self._gain.value,
             self._cost.base,
             self._cost.per_token,
+            self._num_cut_tokens,
         )
 
     # -- inside

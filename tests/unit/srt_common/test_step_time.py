@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt_rollout.step_time import StepCost, StepSample, StepTime
+from srt_common.step_time import StepCost, StepSample, StepTime
 
 UNTIMED = settings(deadline=None)
 """Speed is not what is tested here."""

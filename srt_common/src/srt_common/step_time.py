@@ -55,8 +55,10 @@ class StepCost:
         return fixed + self.per_token * num_tokens + self.per_prompt_token * num_prompt_tokens
 
 
-INITIAL_COST = StepCost(base=5e-3, per_token=5e-5)
-"""Only its shape matters: the first steps set its size."""
+INITIAL_COST = StepCost(base=5e-3, per_token=5e-5, per_prompt_token=1e-5)
+"""Only its shape matters: the first step sets its size. That step computes prompts: their share
+must not pass for the rows'.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

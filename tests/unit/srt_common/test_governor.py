@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from srt_rollout.governor import Governor, MeasuredStep, take
-from srt_rollout.step_time import StepCost
+from srt_common.governor import Governor, MeasuredStep, take
+from srt_common.step_time import StepCost
 from support.simulated_engine import Load, SimulatedEngine
 
 FloatArray = NDArray[np.float32]
@@ -148,6 +148,35 @@ def test_never_slower_than_without_drafts_whatever_the_load_and_the_initial_fit(
     assert outcome.speedup >= 0.98
 
 
+BUSY_LOADS = st.builds(
+    Load,
+    base=st.floats(1e-3, 5e-2),
+    per_token=st.just(0.0),
+    num_rows=st.integers(1, 128),
+    acceptance=st.sampled_from([0.05, 0.3, 0.6, 0.9]),
+    lie=st.sampled_from([1.0, 0.5]),
+    noise=st.sampled_from([0.0, 0.05]),
+    overhead=st.sampled_from([0.0, 3e-4]),
+    end_chance=st.sampled_from([2e-3, 0.02, 0.1]),
+    abort_chance=st.sampled_from([0.0, 0.02, 0.2]),
+    is_refilled=st.booleans(),
+    prompt_tokens=st.sampled_from([0, 64, 1024]),
+)
+
+
+@pytest.mark.timeout(120)
+@settings(deadline=None, max_examples=20)
+@given(load=BUSY_LOADS, share=st.floats(-3.5, -0.7), seed=st.integers(0, 999))
+def test_never_slower_while_rows_come_with_prompts_end_and_are_aborted(
+    load: Load, share: float, seed: int
+) -> None:
+    load.per_token = load.base * 10**share
+    load.per_prompt_token = load.per_token / 4
+    outcome = SimulatedEngine(Governor(), seed=seed).run(load, 1500)
+    assert outcome.num_prompt_tokens > 0 or load.prompt_tokens == 0
+    assert outcome.speedup >= 0.98
+
+
 @pytest.mark.parametrize("lie", [0.5, 0.2])
 @pytest.mark.parametrize("num_rows", [1, 16, 128])
 def test_never_slower_when_the_trees_promise_too_much(lie: float, num_rows: int) -> None:
@@ -218,6 +247,7 @@ def test_probes_are_rare_and_of_both_kinds() -> None:
     assert lengths.count(-1) == 24
     assert lengths.count(8) == 8
     assert lengths.count(0) == 992
+    assert governor.stats().num_cut_tokens == 992 * 8
 
 
 def test_prefill_beside_the_rows_makes_drafts_no_longer() -> None:
