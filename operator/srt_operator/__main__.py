@@ -30,6 +30,7 @@ from srt_operator.backends.kubernetes_api import (
     KubernetesConflict,
     KubernetesError,
 )
+from srt_operator.cluster.companions import Companion, engines_of
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.probes import Metrics, serving
@@ -89,7 +90,14 @@ async def serve(settings: OperatorSettings) -> int:
         stack.push_async_callback(api.close)
         clock, queue, metrics = SystemClock(), WorkQueue[Key](), Metrics()
         refresh = partial(metrics.refresh, api, queue)
-        probes = serving(settings.host, settings.port, metrics=metrics, refresh=refresh)
+        companions: dict[Key, Companion] = {}
+        probes = serving(
+            settings.host,
+            settings.port,
+            metrics=metrics,
+            refresh=refresh,
+            engines=partial(engines_of, companions),
+        )
         await stack.enter_async_context(probes)
         election = Election(
             api, namespace=settings.namespace, identity=settings.identity, clock=clock
@@ -100,7 +108,13 @@ async def serve(settings: OperatorSettings) -> int:
         cluster = await _cluster(settings, api, url, defaults)
         sayings = Sayings(api, clock, settings.identity)
         context = Context(
-            api=api, store=Store(), queue=queue, sayings=sayings, cluster=cluster, clock=clock
+            api=api,
+            store=Store(),
+            queue=queue,
+            sayings=sayings,
+            cluster=cluster,
+            clock=clock,
+            companions=companions,
         )
         operator = Operator(
             context, namespaces=settings.watch_namespaces, observe_seconds=metrics.looks.observe

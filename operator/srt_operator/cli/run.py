@@ -72,7 +72,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads 
         resume, fresh = True, False
     for arm_job, arm_layout in arms.values():
         run_folder.open_folder(arm_job, arm_layout, resume=resume, fresh=fresh)
-    raise typer.Exit(asyncio.run(_run(console, job, layout, arms)))
+    raise typer.Exit(asyncio.run(run_arms(console, job, layout, arms)))
 
 
 def _check_options(*, resume: bool, fresh: bool, no_srt: bool, compare: bool) -> None:
@@ -103,8 +103,8 @@ def _show_plan(console: Console, job: SRTJob, layout: RunLayout) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-async def _run(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> int:
-    """All arms, one after the other; stops at the first that does not complete."""
+async def run_arms(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> int:
+    """All arms, one after the other; stops at the first that does not complete. The exit status."""
     exit_code = EXIT_COMPLETE
     async with local_run.interruptible() as interruption:
         for arm, (arm_job, arm_layout) in arms.items():
@@ -114,7 +114,7 @@ async def _run(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> 
             with display(console, title, LineFile(arm_layout.metrics)) as show:
                 status = await local_run.run_arm(arm_job, arm_layout, show, interruption)
             exit_code = _exit_code(status, is_interrupted=interruption.requested.is_set())
-            if exit_code != EXIT_COMPLETE:
+            if status.phase is not Phase.COMPLETE:
                 _explain(console, status, arm_layout)
                 break
     show_outcome(console, layout)
@@ -134,4 +134,6 @@ def _explain(console: Console, status: SRTJobStatus, layout: RunLayout) -> None:
             console.print(f"Failed ({condition.reason}): {condition.message}", markup=False)
             console.print(f"Logs: {layout.logs}", markup=False, soft_wrap=True)
             return
-    console.print("Interrupted. `--resume` goes on where it was.", markup=False)
+    how = "Suspended" if status.phase is Phase.SUSPENDED else "Interrupted"
+    text = f"{how}. `srt resume {layout.root}` goes on where it was."
+    console.print(text, markup=False, soft_wrap=True)

@@ -1,17 +1,21 @@
-"""The operator's probes and metrics over HTTP: ``/livez``, ``/readyz``, ``/metrics``."""
+"""The operator over HTTP: ``/livez``, ``/readyz``, ``/metrics``, and what engines do now."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.web import json_response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from srt_operator.backends.kubernetes_api import KubernetesApi
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.store import Key
+from srt_operator.constants import ENGINES_PATH
+from srt_operator.run_lines import Line
 
 
 class Metrics:
@@ -44,9 +48,23 @@ class Metrics:
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int, *, metrics: Metrics, refresh: Callable[[], None]
+    host: str,
+    port: int,
+    *,
+    metrics: Metrics,
+    refresh: Callable[[], None],
+    engines: Callable[[str, str], Line | None],
 ) -> AsyncIterator[None]:
-    """Serve inside the block. ``refresh``: called before metrics are read."""
+    """Serve inside the block.
+
+    Args:
+        host: where.
+        port: there.
+        metrics: what is counted.
+        refresh: called before metrics are read.
+        engines: the last line of a job's engine counters by namespace and name; None: this replica
+            accompanies no such job.
+    """
 
     async def fine(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -58,9 +76,18 @@ async def serving(
             headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4},
         )
 
+    async def now(request: web.Request) -> web.Response:
+        line = engines(request.match_info["namespace"], request.match_info["job"])
+        return web.Response(status=HTTPStatus.NOT_FOUND) if line is None else json_response(line)
+
     app = web.Application()
     app.add_routes(
-        [web.get("/livez", fine), web.get("/readyz", fine), web.get("/metrics", numbers)]
+        [
+            web.get("/livez", fine),
+            web.get("/readyz", fine),
+            web.get("/metrics", numbers),
+            web.get(ENGINES_PATH, now),
+        ]
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
