@@ -8,7 +8,9 @@ from typing import Any, Final
 import typer
 
 from srt_operator.cli import change, cluster, inspect, run, tools
+from srt_operator.cli.doctor import doctor
 from srt_operator.cli.top import top
+from srt_operator.cli.trace import trace
 
 HELP: Final = """Reinforcement learning with rollouts drafted from what was sampled before.
 
@@ -51,7 +53,15 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
     "cancel": (change.cancel, ("srt cancel runs/tiny-math", "srt cancel tiny-math -n team")),
     "delete": (change.delete, ("srt delete runs/tiny-math", "srt delete tiny-math -n team")),
     "report": (tools.report, ("srt report runs/tiny-math",)),
-    "doctor": (tools.doctor, ("srt doctor",)),
+    "trace": (
+        trace,
+        (
+            "srt trace runs/tiny-math",
+            "srt trace runs/tiny-math/on --step 3",
+            "srt trace runs/tiny-math --rollout tiny-math/3/0/1",
+        ),
+    ),
+    "doctor": (doctor, ("srt doctor", "srt doctor --context prod -n team")),
     "verify": (
         tools.verify,
         (
