@@ -55,7 +55,7 @@ def get(
 ) -> None:
     """Show runs of this machine, or jobs of a cluster."""
     if target is not None and (runs := _runs_in(Path(target))):
-        show_jobs([_document(run) for run in runs], output, is_list=True)
+        show_jobs([_document(_last_arm(run)) for run in runs], output, is_list=True)
         return
     run = None if target is None else local_run(target, context, namespace)
     if run is None:
@@ -128,6 +128,12 @@ def _runs_in(folder: Path) -> list[RunLayout]:
     if not is_meant or RunLayout(folder).job.exists():
         return []
     return [run_folder(job.parent) for job in sorted(folder.glob("*/job.yaml"))]
+
+
+def _last_arm(run: RunLayout) -> RunLayout:
+    """Of a run: the arm that was begun last."""
+    arms = list(arms_of(run).values())
+    return [arms[0], *(arm for arm in arms if arm.status.exists())][-1]
 
 
 def _document(layout: RunLayout) -> dict[str, Any]:

@@ -34,8 +34,14 @@ NamespaceOption = Annotated[
     str | None,
     typer.Option("--namespace", "-n", help="In the cluster.  [default: the context's]"),
 ]
+OPERATOR_NAMESPACE: Final = "srt-system"
 OperatorNamespaceOption = Annotated[
-    str, typer.Option("--operator-namespace", help="Where the release with the operator is.")
+    str,
+    typer.Option(
+        "--operator-namespace",
+        help=f"Where the release with the operator is.  [default: {OPERATOR_NAMESPACE}]",
+        show_default=False,
+    ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How it is shown.")]
 DryRunOption = Annotated[
@@ -43,7 +49,6 @@ DryRunOption = Annotated[
     typer.Option("--dry-run", help="Check it, in a cluster by its API server; change nothing."),
 ]
 TargetArgument = Annotated[str, typer.Argument(metavar="RUN|JOB", help=NAMES_A_TARGET)]
-OPERATOR_NAMESPACE: Final = "srt-system"
 
 
 def local_run(target: str, context: str | None, namespace: str | None) -> RunLayout | None:

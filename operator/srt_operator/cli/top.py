@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Final
 
@@ -66,7 +67,8 @@ def top(
     if once or not console.is_terminal:
         console.print(tables(look()))
         return
-    with Live(tables(look()), console=console, auto_refresh=False) as live:
+    live = Live(tables(look()), console=console, auto_refresh=False)
+    with live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(REFRESH_SECONDS)
             live.update(tables(look()), refresh=True)
@@ -86,7 +88,9 @@ class _Run:
 
     def _arm(self, arm: str, layout: RunLayout) -> JobNow:
         name = f"{self._name} {arm}" if len(self._arms) > 1 else self._name
-        lines = self._engines[arm].lines() if is_running(layout) else []
+        if not is_running(layout):
+            return job_now(name, status_in(layout), {}, now=time.time(), note="it does not run")
+        lines = self._engines[arm].lines()
         line: Line = lines[-1] if lines else {}
-        note = "no engine has been read" if is_running(layout) else "it does not run"
+        note = "no engine has been read yet"
         return job_now(name, status_in(layout), line, now=time.time(), note=note)
