@@ -13,7 +13,7 @@ from rich.console import Console
 
 from srt_common.errors import ConfigurationError
 from srt_operator import compare as comparing
-from srt_operator import local_run, places, run_folder
+from srt_operator import places, run_folder
 from srt_operator.backends.site import site_of
 from srt_operator.cli.reading import read_job
 from srt_operator.cli.tools import show_outcome
@@ -105,6 +105,8 @@ def _show_plan(console: Console, job: SRTJob, layout: RunLayout) -> None:
 
 async def run_arms(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> int:
     """All arms, one after the other; stops at the first that does not complete. The exit status."""
+    from srt_operator import local_run  # with all that a running job needs
+
     exit_code = EXIT_COMPLETE
     async with local_run.interruptible() as interruption:
         for arm, (arm_job, arm_layout) in arms.items():
