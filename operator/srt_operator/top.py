@@ -49,7 +49,7 @@ def job_now(name: str, status: SRTJobStatus, line: Line, *, now: float, note: st
     if line and (age := now - line["at_unix"]) > FRESH_SECONDS:
         note = f"its engines were last read {age:.0f} s ago"
     elif line:
-        engines = msgspec.convert(line["now"], dict[str, EngineNow])
+        engines, note = msgspec.convert(line["now"], dict[str, EngineNow]), ""
     progress = status.progress
     return JobNow(
         name=name,
