@@ -18,7 +18,7 @@ from support.documented import Shown, alike, shown_in, write_anew
 from support.operator_process import OperatorProcess, PlayedKubelet, wait_for
 from support.redis_server import RedisServer
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "submit.md"
 NAMESPACE, JOB, LEADER = "team", "tiny-math", "srt-operator-0"
