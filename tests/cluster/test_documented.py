@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,26 +60,31 @@ class Cluster:
         self._kubelet.make_ready(1, role="tree-cache")
         self._kubelet.make_ready(2, role="rollout")
         self._kubelet.make_ready(1, role="trainer")
-        wait_for(lambda: self._phase() == "Running", "the job runs")
+        wait_for(lambda: self._status().get("phase") == "Running", "the job runs")
 
     def _until_suspended(self) -> None:
-        def look() -> bool:
-            self._kubelet.sweep()
-            return self._phase() == "Suspended" and not self._kubelet.pods(role="rollout")
-
-        wait_for(look, "the job is suspended")
+        wait_for(partial(self._has_stopped, "Suspended"), "the job is suspended")
 
     def _until_complete(self) -> None:
         self._until_running()
         self._kubelet.end(0, role="trainer")
-        wait_for(lambda: self._phase() == "Complete", "the job is complete")
+        wait_for(partial(self._has_stopped, "Complete"), "the job is complete")
 
     def _is_led(self) -> bool:
         lease = self._plane.get("lease", "srt-operator")
         return bool(lease["spec"].get("holderIdentity") == LEADER)
 
-    def _phase(self) -> str:
-        return str(self._plane.get("srtjob", JOB, "-n", NAMESPACE).get("status", {}).get("phase"))
+    def _status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self._plane.get("srtjob", JOB, "-n", NAMESPACE).get("status", {})
+        return status
+
+    def _has_stopped(self, phase: str) -> bool:
+        """Engines and trees are gone, and the status says so: what the page shows is settled."""
+        self._kubelet.sweep()
+        status = self._status()
+        conditions = {c["type"]: c["status"] for c in status["conditions"]}
+        is_gone = status["rollout"]["ready"] == 0 and conditions["TreeCacheReady"] == "False"
+        return bool(status["phase"] == phase and is_gone)
 
 
 @pytest.fixture
