@@ -30,6 +30,7 @@ from srt_operator.backends.kubernetes_api import (
     KubernetesConflict,
     KubernetesError,
 )
+from srt_operator.cluster.companions import Companion, engines_of
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.probes import Health, Metrics, serving
@@ -95,8 +96,14 @@ async def serve(settings: OperatorSettings) -> int:
         stack.push_async_callback(api.close)
         clock, queue, metrics = SystemClock(), WorkQueue[Key](), Metrics()
         refresh, health = partial(metrics.refresh, api.calls, queue), Health(api.calls, clock)
+        companions: dict[Key, Companion] = {}
         probes = serving(
-            settings.host, settings.port, metrics=metrics, refresh=refresh, health=health
+            settings.host,
+            settings.port,
+            metrics=metrics,
+            refresh=refresh,
+            health=health,
+            engines=partial(engines_of, companions),
         )
         await stack.enter_async_context(probes)
         election = Election(
@@ -109,7 +116,7 @@ async def serve(settings: OperatorSettings) -> int:
         cluster = make_cluster(key=await operator_key(api, settings.namespace))
         acting = api.fenced(lambda: election.is_held)
         operator = Operator(
-            _context(settings, acting, queue, cluster, clock),
+            _context(settings, acting, queue, cluster, clock, companions),
             namespaces=settings.watch_namespaces,
             observe_seconds=metrics.looks.observe,
         )
@@ -130,6 +137,7 @@ def _context(
     queue: WorkQueue[Key],
     cluster: Cluster,
     clock: Clock,
+    companions: dict[Key, Companion],
 ) -> Context:
     store, sayings = Store(), Sayings(api, clock, settings.identity)
     return Context(
@@ -140,6 +148,7 @@ def _context(
         sayings=sayings,
         cluster=cluster,
         clock=clock,
+        companions=companions,
     )
 
 

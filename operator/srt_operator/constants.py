@@ -10,6 +10,14 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 
+CANCELLED: Final = f"{GROUP}/cancelled"
+"""Annotation of an SRTJob; ``true``: a user gave the job up."""
+
+
+ENGINES_PATH: Final = "/v1/engines/{namespace}/{job}"
+"""Where the leading operator says what a job's engines do now."""
+
+
 class Kind(StrEnum):
     """Custom resources of the suite."""
 

@@ -1,20 +1,22 @@
-"""Totals of the engines' own counters over a run, restarts included.
+"""Totals of the engines' own counters over a run, restarts included, and what they do now.
 
 * An engine that restarts counts from 0 again; what it had counted before is kept.
 * Read every few seconds and once at the end; between a reading and a kill little is lost.
+* ``srt top`` shows the ``now`` of the last line; summaries read the totals.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
 
 from srt_common.clock import Clock
-from srt_common.messages.rollouts import STATS_PATH
+from srt_common.messages.rollouts import DECODE_LOAD, LOAD_PATH, STATS_PATH, EngineLoad
+from srt_operator.engine_now import EngineNow, engine_now
 from srt_operator.run_lines import Line
 
 READ_SECONDS: Final = 2.0
@@ -69,7 +71,7 @@ class CounterTotal:
 
 
 class EngineCounters:
-    """Reads drafting counters of all engines and hands on their totals."""
+    """Reads load and counters of all engines and hands on what they come to."""
 
     def __init__(
         self,
@@ -77,15 +79,22 @@ class EngineCounters:
         *,
         token: Callable[[], str],
         write: Callable[[Line], None],
+        bubbles: Callable[[], Mapping[str, str]],
         clock: Clock,
     ) -> None:
-        """``engines``: base URL by name; ``write`` gets a line for each reading."""
+        """``engines``: base URL by name; ``bubbles``: types of the open ones by engine; ``write``
+        gets a line for each reading.
+        """
         self._engines = engines
         self._token = token
         self._write = write
+        self._bubbles = bubbles
         self._clock = clock
         self._session = clock.unix()
         self._totals = {name: CounterTotal() for name in engines}
+        self._before: dict[str, tuple[float, dict[str, int]]] = {}
+        self.now: dict[str, EngineNow] = {}
+        """Of the engines that answered the last reading."""
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -99,31 +108,64 @@ class EngineCounters:
         async with httpx.AsyncClient(
             headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False, verify=False
         ) as client:
-            answers = await asyncio.gather(*(self._ask(client, name) for name in self._engines))
-        if any(answers):
-            totals = {name: total.total() for name, total in self._totals.items()}
-            line = {"session": self._session, "at_unix": self._clock.unix(), "engines": totals}
-            self._write(line)
+            answers = await asyncio.gather(*(self._look(client, name) for name in self._engines))
+        self.now = {answer.load.engine: answer for answer in answers if answer is not None}
+        if self.now:
+            self._write(
+                {
+                    "session": self._session,
+                    "at_unix": self._clock.unix(),
+                    "engines": {name: total.total() for name, total in self._totals.items()},
+                    "now": msgspec.to_builtins(self.now),
+                }
+            )
 
-    async def _ask(self, client: httpx.AsyncClient, name: str) -> bool:
-        try:
-            answer = await client.get(self._engines[name] + STATS_PATH)
-        except httpx.HTTPError:
-            return False
-        if answer.status_code != httpx.codes.OK:
-            return False
-        counts = counts_of(msgspec.json.decode(answer.content))
+    async def _look(self, client: httpx.AsyncClient, name: str) -> EngineNow | None:
+        """One engine; None: it does not answer."""
+        load = await _ask(client, self._engines[name] + LOAD_PATH, _load_of)
+        if load is None:
+            return None
+        counts = await _ask(client, self._engines[name] + STATS_PATH, counts_in)
         if counts is not None:
             self._totals[name].add(counts)
-        return counts is not None
+        total, at = self._totals[name].total(), self._clock.monotonic()
+        before_at, before = self._before.get(name, (at, total))
+        self._before[name] = (at, total)
+        grown = {key: value - before.get(key, 0) for key, value in total.items()}
+        named = msgspec.structs.replace(load, engine=name)
+        return engine_now(named, grown, at - before_at, self._bubbles().get(name, ""))
 
 
-def counts_of(stats: object) -> dict[str, int] | None:
+Answer = TypeVar("Answer")
+
+
+async def _ask(
+    client: httpx.AsyncClient, url: str, read: Callable[[bytes], Answer | None]
+) -> Answer | None:
+    """What an engine says; None where it does not, or says something else."""
+    try:
+        answer = await client.get(url)
+    except httpx.HTTPError:
+        return None
+    return read(answer.content) if answer.status_code == httpx.codes.OK else None
+
+
+def _load_of(text: bytes) -> EngineLoad | None:
+    try:
+        return DECODE_LOAD.decode(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def counts_in(text: bytes) -> dict[str, int] | None:
     """The drafting counters in an engine's statistics; None where they are not."""
     try:
-        rows = msgspec.convert(stats, _Stats).trees.rows
-    except msgspec.ValidationError:
+        rows = _DECODE_STATS.decode(text).trees.rows
+    except msgspec.MsgspecError:
         return None
     counts = {name: int(getattr(rows, name)) for name in COUNTED}
     named = zip(("history", "online", "run_ahead"), rows.accepted_by_source, strict=True)
     return counts | {f"num_accepted_{source}": count for source, count in named}
+
+
+_DECODE_STATS: Final = msgspec.json.Decoder(_Stats)

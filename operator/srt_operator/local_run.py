@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-
-from pydantic import ValidationError
 
 from srt_common.clock import SystemClock
 from srt_common.telemetry.logs import JsonFormatter
@@ -31,11 +29,13 @@ from srt_operator.manifests.process import LocalSite
 from srt_operator.outcome import is_srt
 from srt_operator.processes import Component
 from srt_operator.resources import SRTJob
+from srt_operator.run_folder import status_in
 from srt_operator.run_lines import LineFile, append_line, of_kind, replace_text
 from srt_operator.runahead.assembly import local_place, run_ahead, token_in, urls
 from srt_operator.runahead.controller import Controller
 from srt_operator.status import SRTJobStatus
 from srt_operator.supervisor import Supervisor
+from srt_operator.wishes import Wishes, wish_of
 
 
 @dataclass(slots=True)
@@ -73,6 +73,7 @@ async def supervise(
             publish=_publisher(site.layout, show),
             before_stopping=companions.read_last,
             progress=_progress(site.layout),
+            wish=Wishes(site.layout.job, begun_with=wish_of(job)).now,
             stop_requested=interruption.requested,
         )
         return await supervisor.run()
@@ -122,6 +123,10 @@ class _Companions:
     counters: EngineCounters | None = None
     controller: Controller | None = None
 
+    def open_bubbles(self) -> Mapping[str, str]:
+        """Types of the bubbles that are open, by engine."""
+        return {} if self.controller is None else self.controller.open_bubbles
+
     async def read_last(self) -> None:
         """Read what would be gone with the processes."""
         if self.controller is not None:
@@ -134,15 +139,15 @@ class _Companions:
 async def _companions(job: SRTJob, site: LocalSite) -> AsyncIterator[_Companions]:
     async with AsyncExitStack() as stack:
         companions = _Companions()
-        if is_srt(job):
-            companions.counters = EngineCounters(
-                urls(job, site, Component.ROLLOUT),
-                token=token_in(site.layout.token),
-                write=partial(append_line, site.layout.engines),
-                clock=SystemClock(),
-            )
-            counting = going_on(companions.counters.run(), "engine counters")
-            await stack.enter_async_context(counting)
+        companions.counters = EngineCounters(
+            urls(job, site, Component.ROLLOUT),
+            token=token_in(site.layout.token),
+            write=partial(append_line, site.layout.engines),
+            bubbles=companions.open_bubbles,
+            clock=SystemClock(),
+        )
+        counting = going_on(companions.counters.run(), "engine counters")
+        await stack.enter_async_context(counting)
         if is_srt(job) and job.spec.run_ahead.enabled:
             is_new = job.spec.tree_cache.cache.redis is not None  # what an earlier run left there
             controller = await stack.enter_async_context(
@@ -179,8 +184,5 @@ def _publisher(layout: RunLayout, show: Display) -> Callable[[SRTJobStatus], Non
 
 def is_done(job: SRTJob, layout: RunLayout) -> bool:
     """Whether an earlier start has done every step that the job asks for."""
-    try:
-        status = SRTJobStatus.model_validate_json(layout.status.read_text())
-    except (OSError, ValidationError):
-        return False
+    status = status_in(layout)
     return status.phase is Phase.COMPLETE and status.progress.step >= job.spec.algorithm.steps

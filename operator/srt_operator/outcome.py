@@ -10,7 +10,6 @@ from srt_common.errors import ConfigurationError
 from srt_operator.compare import OFF, ON, arm_layout, joined
 from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
-from srt_operator.report.page import page
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import read_lines, replace_text
 from srt_operator.summary import RunRecord, Summary, arm_summary
@@ -22,6 +21,8 @@ def conclude(layout: RunLayout) -> Summary | None:
     Raises:
         ConfigurationError: not a run folder.
     """
+    from srt_operator.report.page import page  # draws: most commands do without
+
     job = job_of(layout)
     arms = {name: arm for name, arm in arms_of(layout).items() if arm.metrics.exists()}
     if not arms:

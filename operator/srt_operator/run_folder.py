@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from srt_operator import rules
 from srt_operator.job_file import dump_job, load_job
 from srt_operator.layout import RunLayout
 from srt_operator.resources import SRTJob
+from srt_operator.status import SRTJobStatus, read_status
 
 _MAY_MOVE: Final = frozenset({"spec.storage.path"})
 """Of what a cluster fixes: a local run is where its folder is."""
@@ -40,6 +42,15 @@ def open_folder(job: SRTJob, layout: RunLayout, *, resume: bool, fresh: bool) ->
         raise ConfigurationError(faults=[fault])
     layout.root.mkdir(parents=True, exist_ok=True)
     layout.job.write_text(dump_job(job))
+
+
+def status_in(layout: RunLayout) -> SRTJobStatus:
+    """What was last said of a run; nothing, where nobody has said anything yet."""
+    try:
+        document = json.loads(layout.status.read_text())
+    except (OSError, ValueError):
+        return SRTJobStatus()
+    return read_status(document)
 
 
 def move_aside(folder: Path) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from srt_operator.constants import ConditionType, Phase, Reason
 from srt_operator.resource_parts import ListKey, Part
@@ -117,6 +118,14 @@ class SRTJobStatus(Part):
     """Trees, in a cluster."""
     run_ahead: RunAheadReport = RunAheadReport()
     """Bubbles, in a cluster."""
+
+
+def read_status(document: Mapping[str, Any]) -> SRTJobStatus:
+    """What was said of a job last; nothing, if it is not ours."""
+    try:
+        return SRTJobStatus.model_validate(document, strict=False)
+    except ValidationError:
+        return SRTJobStatus()
 
 
 class RolloutPoolStatus(Part):

@@ -19,6 +19,7 @@ from srt_operator.processes import Observed, ProcessStatus, members
 from srt_operator.reconciler import Plan, plan
 from srt_operator.resources import SRTJob
 from srt_operator.status import Condition, ProcessReport, Progress, SRTJobStatus
+from srt_operator.wishes import Wish
 
 MAX_WAIT_SECONDS: Final = 1.0
 
@@ -36,6 +37,8 @@ class Supervisor:
     """Called once, when the job is over and its processes still run."""
     progress: Callable[[], int]
     """Finished optimizer steps."""
+    wish: Callable[[], Wish]
+    """What a user wants of the job now; asked in every round."""
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
     """Set it to have everything stopped."""
     _conditions: tuple[Condition, ...] = ()
@@ -48,10 +51,16 @@ class Supervisor:
             while True:
                 processes = await self.backend.observe()
                 now = self.clock.unix()
+                wish = self.wish()
                 observed = Observed(
-                    processes, started_at, self._conditions, self.stop_requested.is_set()
+                    processes,
+                    started_at,
+                    self._conditions,
+                    is_deleting=self.stop_requested.is_set(),
+                    is_cancelled=wish.is_cancelled,
                 )
-                decided = plan(self.job.spec, observed, now)
+                spec = self.job.spec.model_copy(update={"suspend": wish.is_suspended})
+                decided = plan(spec, observed, now)
                 if decided.is_over and not is_ending:
                     is_ending = True
                     await self.before_stopping()
@@ -78,6 +87,10 @@ class Supervisor:
                 with suppress(asyncio.CancelledError):
                     await task
 
+    def _progress(self) -> Progress:
+        step, steps = self.progress(), self.job.spec.algorithm.steps
+        return Progress(step=step, steps=steps, display=f"{step}/{steps}")
+
     def _status(
         self, decided: Plan, processes: Mapping[str, ProcessStatus], now: float
     ) -> SRTJobStatus:
@@ -99,5 +112,5 @@ class Supervisor:
             phase=decided.phase,
             conditions=self._conditions,
             processes=reports,
-            progress=Progress(step=self.progress(), steps=self.job.spec.algorithm.steps),
+            progress=self._progress(),
         )

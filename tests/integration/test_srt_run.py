@@ -236,5 +236,35 @@ def test_ctrl_c_leaves_nothing_and_says_how_to_go_on(start: Callable[..., SrtRun
     run.process.send_signal(signal.SIGINT)
     assert run.process.wait(60) == 130
     assert not any(map(is_alive, below)), [command_line(pid) for pid in below if is_alive(pid)]
-    assert "--resume" in run.output()
+    assert f"srt resume {run.layout.root}" in run.output()
     assert Counter(run.states().values())["Ready"] == 0
+
+
+def srt(*words: object) -> str:
+    """What another `srt` says while a run goes on."""
+    command = [sys.executable, "-c", "from srt_operator.cli import main; main()", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_is_looked_at_suspended_and_taken_up_again(start: Callable[..., SrtRun]) -> None:
+    run = start()
+    run.wait_until(lambda: run.num_steps() >= 2)
+    [seen] = json.loads(srt("top", run.layout.root, "-o", "json"))
+    assert list(seen["engines"]) == ["rollout-0"]
+    assert seen["engines"]["rollout-0"]["load"]["max_num_seqs"] == 6
+    assert seen["phase"] == "Running"
+    below = descendants(run.process.pid)
+    assert srt("suspend", run.layout.root) == "run/run suspended\n"
+    assert run.process.wait(120) == 0, run.output()
+    assert not any(map(is_alive, below))
+    assert json.loads(run.layout.status.read_text())["phase"] == "Suspended"
+    kept = rewards(run.layout)
+    assert len(kept) < STEPS
+    srt("resume", run.layout.root)
+    assert_every_step_is_there_once(run.layout)
+    assert rewards(run.layout)[: len(kept)] == kept
+    assert "rollout.batch" in srt("trace", run.layout.root, "--step", len(kept))
+    assert srt("delete", run.layout.root) == "run/run deleted\n"
+    assert not run.layout.root.exists()

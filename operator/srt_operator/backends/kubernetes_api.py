@@ -37,14 +37,20 @@ PLURALS: Final[Mapping[str, str]] = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Lease": "leases",
     "Deployment": "deployments",
+    "Namespace": "namespaces",
+    "Node": "nodes",
+    "CustomResourceDefinition": "customresourcedefinitions",
+    "SelfSubjectAccessReview": "selfsubjectaccessreviews",
 }
 API_VERSIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("SRTJob", "RolloutPool", "TreeCache"), API_VERSION),
-    **dict.fromkeys(("Pod", "Service", "Secret", "Event"), "v1"),
+    **dict.fromkeys(("Pod", "Service", "Secret", "Event", "Namespace", "Node"), "v1"),
     **dict.fromkeys(("StatefulSet", "Deployment"), "apps/v1"),
     "Job": "batch/v1",
     "PodDisruptionBudget": "policy/v1",
     "Lease": "coordination.k8s.io/v1",
+    "CustomResourceDefinition": "apiextensions.k8s.io/v1",
+    "SelfSubjectAccessReview": "authorization.k8s.io/v1",
 }
 _MALFORMED: Final = "failed to create typed patch object"
 """How a 500 begins that is a fault of the object: server-side apply could not read it."""
@@ -133,8 +139,12 @@ class KubernetesApi:
         """Let go of the connection."""
         await self._api.close()
 
-    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        """An object, or None."""
+    async def version(self) -> str:
+        """Of the API server, such as ``v1.36.0``."""
+        return str((await self._call("GET", "/version"))["gitVersion"])
+
+    async def get(self, kind: str, namespace: str | None, name: str) -> Manifest | None:
+        """An object, or None; ``namespace`` None: of the cluster."""
         try:
             found: Manifest = await self._call("GET", _path(kind, namespace, name))
         except KubernetesRefused as error:
@@ -163,9 +173,7 @@ class KubernetesApi:
         """Create or change what ``manifest`` names; fields it leaves out are others'."""
         metadata = manifest["metadata"]
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"], subresource)
-        query = {"fieldManager": MANAGER, "force": "true"}
-        if is_dry_run:
-            query["dryRun"] = "All"
+        query = {"fieldManager": MANAGER, "force": "true"} | _dry_run(is_dry_run)
         applied: Manifest = await self._call(
             "PATCH", path, query=query, body=manifest, content="application/apply-patch+yaml"
         )
@@ -179,16 +187,17 @@ class KubernetesApi:
         change: Mapping[str, Any],
         *,
         subresource: str = "",
+        is_dry_run: bool = False,
     ) -> None:
         """Change single fields of an object."""
-        path = _path(kind, namespace, name, subresource)
-        await self._call("PATCH", path, body=dict(change), content="application/merge-patch+json")
+        path, query = _path(kind, namespace, name, subresource), _dry_run(is_dry_run)
+        content = "application/merge-patch+json"
+        await self._call("PATCH", path, query=query, body=dict(change), content=content)
 
     async def create(self, manifest: Manifest, *, is_dry_run: bool = False) -> Manifest:
         """Raises KubernetesConflict: it is there."""
-        path = _path(manifest["kind"], manifest["metadata"]["namespace"])
-        query = {"dryRun": "All"} if is_dry_run else {}
-        query["fieldValidation"] = "Strict"
+        path = _path(manifest["kind"], manifest.get("metadata", {}).get("namespace"))
+        query = {"fieldValidation": "Strict"} | _dry_run(is_dry_run)
         made: Manifest = await self._call("POST", path, query=query, body=manifest)
         return made
 
@@ -199,14 +208,20 @@ class KubernetesApi:
         made: Manifest = await self._call("PUT", path, body=manifest)
         return made
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, is_dry_run: bool = False
+    ) -> None:
         """Delete, with all that it owns; what is not there is fine."""
-        body = {"propagationPolicy": "Background"}
+        body, query = {"propagationPolicy": "Background"}, _dry_run(is_dry_run)
         try:
-            await self._call("DELETE", _path(kind, namespace, name), body=body)
+            await self._call("DELETE", _path(kind, namespace, name), query=query, body=body)
         except KubernetesRefused as error:
             if error.status != 404:
                 raise
+
+    async def from_pod(self, namespace: str, pod: str, path: str) -> Any:
+        """What a pod's first port answers to ``GET path`` as JSON, through the API server."""
+        return await self._call("GET", _path("Pod", namespace, pod, f"proxy{path}"))
 
     async def log(
         self, namespace: str, pod: str, container: str, *, follows: bool
@@ -288,6 +303,10 @@ def _path(kind: str, namespace: str | None, name: str = "", subresource: str = "
     return (
         root + inside + "".join(f"/{part}" for part in (PLURALS[kind], name, subresource) if part)
     )
+
+
+def _dry_run(is_dry_run: bool) -> dict[str, str]:
+    return {"dryRun": "All"} if is_dry_run else {}
 
 
 def _typed(kind: str, item: Manifest) -> Manifest:

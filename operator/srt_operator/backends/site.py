@@ -55,6 +55,18 @@ def locked(layout: RunLayout) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_running(layout: RunLayout) -> bool:
+    """Whether somebody works on a run folder now, or a process of its run still lives."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,10 @@ from typing import Any, Final
 
 import typer
 
-from srt_operator.cli import cluster, inspect, run, tools
+from srt_operator.cli import change, cluster, inspect, run, tools
+from srt_operator.cli.doctor import doctor
+from srt_operator.cli.top import top
+from srt_operator.cli.trace import trace
 
 HELP: Final = """Reinforcement learning with rollouts drafted from what was sampled before.
 
@@ -30,9 +33,9 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
     ),
     "get": (
         inspect.get,
-        ("srt get runs/tiny-math", "srt get -n team -o wide", "srt get tiny-math -o yaml"),
+        ("srt get runs/tiny-math", "srt get runs", "srt get -n team -o wide"),
     ),
-    "watch": (cluster.watch, ("srt watch tiny-math -n team",)),
+    "watch": (inspect.watch, ("srt watch runs/tiny-math", "srt watch tiny-math -n team")),
     "logs": (
         inspect.logs,
         (
@@ -41,12 +44,24 @@ COMMANDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
             "srt logs tiny-math rollout-0 -n team",
         ),
     ),
-    "suspend": (cluster.suspend, ("srt suspend tiny-math -n team",)),
-    "resume": (cluster.resume, ("srt resume tiny-math -n team",)),
-    "cancel": (cluster.cancel, ("srt cancel tiny-math -n team",)),
-    "delete": (cluster.delete, ("srt delete tiny-math -n team",)),
+    "top": (
+        top,
+        ("srt top runs/tiny-math", "srt top --once -n team", "srt top tiny-math -n team -o json"),
+    ),
+    "suspend": (change.suspend, ("srt suspend runs/tiny-math", "srt suspend tiny-math -n team")),
+    "resume": (change.resume, ("srt resume runs/tiny-math", "srt resume tiny-math -n team")),
+    "cancel": (change.cancel, ("srt cancel runs/tiny-math", "srt cancel tiny-math -n team")),
+    "delete": (change.delete, ("srt delete runs/tiny-math", "srt delete tiny-math -n team")),
     "report": (tools.report, ("srt report runs/tiny-math",)),
-    "doctor": (tools.doctor, ("srt doctor",)),
+    "trace": (
+        trace,
+        (
+            "srt trace runs/tiny-math",
+            "srt trace runs/tiny-math/on --step 3",
+            "srt trace runs/tiny-math --rollout tiny-math/3/0/1",
+        ),
+    ),
+    "doctor": (doctor, ("srt doctor", "srt doctor --context prod -n team")),
     "verify": (
         tools.verify,
         (

@@ -1,25 +1,32 @@
-"""`srt` in a cluster: submit, watch, suspend, resume, cancel, delete; get and logs of its jobs."""
+"""What the commands of `srt` do in a cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-import yaml
-from rich.console import Console
-from rich.table import Table
 
 from srt_common.errors import ConfigurationError
 from srt_operator.cli.reading import read_job
-from srt_operator.constants import EXIT_COMPLETE, EXIT_FAILED, Kind
+from srt_operator.cli.showing import line_of, show_jobs
+from srt_operator.cli.targets import (
+    ContextOption,
+    DryRunOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+)
+from srt_operator.constants import ENGINES_PATH, EXIT_COMPLETE, EXIT_FAILED, Kind
 from srt_operator.job_file import load_job
+from srt_operator.run_lines import Line
+from srt_operator.status import read_status
+from srt_operator.top import JobNow, job_now
 
 POLL_SECONDS: Final = 2.0
 _CONTAINERS: Final = {
@@ -30,34 +37,13 @@ _CONTAINERS: Final = {
 }
 
 
-class Output(StrEnum):
-    """How resources are shown."""
-
-    TABLE = "table"
-    WIDE = "wide"
-    JSON = "json"
-    YAML = "yaml"
-
-
-ContextOption = Annotated[
-    str | None, typer.Option("--context", help="Of the kubeconfig.  [default: its current one]")
-]
-NamespaceOption = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="[default: the context's]")
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How it is shown.")]
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of an SRTJob.")]
-
-
 def submit(
     job_file: Annotated[Path, typer.Argument(metavar="FILE", help="An SRTJob as YAML.")],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Override a field. May be repeated."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Have the API server check it; nothing is stored.")
-    ] = False,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
     context: ContextOption = None,
     namespace: NamespaceOption = None,
@@ -71,9 +57,9 @@ def submit(
         made: dict[str, Any] = await api.create(document, is_dry_run=dry_run)
         return made
 
-    made = _run(create, context, namespace)
+    made = ask(create, context, namespace)
     if output in (Output.JSON, Output.YAML):
-        _show([made], output, is_list=False)
+        show_jobs([made], output, is_list=False)
         return
     suffix = " (dry run)" if dry_run else ""
     typer.echo(f"srtjob/{made['metadata']['name']} created{suffix}")
@@ -83,22 +69,19 @@ def show(name: str | None, output: Output, context: str | None, namespace: str |
     """One job, or all of a namespace."""
 
     async def look(api: Any, where: str) -> list[dict[str, Any]]:
-        if name is not None:
-            return [await _job(api, where, name)]
-        found, _ = await api.list(Kind.SRT_JOB, where)
-        return list(found)
+        return await _jobs(api, where, name)
 
-    _show(_run(look, context, namespace), output, is_list=name is None)
+    show_jobs(ask(look, context, namespace), output, is_list=name is None)
 
 
-def watch(name: JobName, context: ContextOption = None, namespace: NamespaceOption = None) -> None:
-    """Follow a job of a cluster until it ends; the exit status says how."""
+def watch(name: str, context: str | None, namespace: str | None) -> int:
+    """Follow a job until it ends; the exit status."""
 
     async def follow(api: Any, where: str) -> str:
         last = ""
         while True:
             job = await _job(api, where, name)
-            if (text := _line(job)) != last:
+            if (text := line_of(job)) != last:
                 typer.echo(text)
                 last = text
             phase = str(job.get("status", {}).get("phase", "Pending"))
@@ -106,8 +89,8 @@ def watch(name: JobName, context: ContextOption = None, namespace: NamespaceOpti
                 return phase
             await asyncio.sleep(POLL_SECONDS)
 
-    phase = _run(follow, context, namespace)
-    raise typer.Exit(EXIT_COMPLETE if phase == "Complete" else EXIT_FAILED)
+    phase = ask(follow, context, namespace)
+    return EXIT_COMPLETE if phase == "Complete" else EXIT_FAILED
 
 
 def show_log(
@@ -129,40 +112,52 @@ def show_log(
             sys.stdout.write(chunk.decode(errors="replace"))
             sys.stdout.flush()
 
-    _run(read, context, namespace)
+    ask(read, context, namespace)
 
 
-def suspend(
-    name: JobName, context: ContextOption = None, namespace: NamespaceOption = None
+def change(
+    name: str,
+    wanted: Mapping[str, Any],
+    *,
+    is_dry_run: bool,
+    context: str | None,
+    namespace: str | None,
 ) -> None:
-    """Stop a job of a cluster; `srt resume` goes on with it."""
-    _change(name, {"spec": {"suspend": True}}, "suspended", context, namespace)
+    """Change fields of a job."""
+
+    async def work(api: Any, where: str) -> None:
+        await _job(api, where, name)
+        await api.merge(Kind.SRT_JOB, where, name, wanted, is_dry_run=is_dry_run)
+
+    ask(work, context, namespace)
 
 
-def resume(name: JobName, context: ContextOption = None, namespace: NamespaceOption = None) -> None:
-    """Go on with a suspended job of a cluster."""
-    _change(name, {"spec": {"suspend": False}}, "resumed", context, namespace)
-
-
-def cancel(name: JobName, context: ContextOption = None, namespace: NamespaceOption = None) -> None:
-    """Give a job of a cluster up: its pods stop and it fails; the resource stays to be read."""
-    change = {"metadata": {"annotations": {"srt-rl.dev/cancelled": "true"}}}
-    _change(name, change, "cancelled", context, namespace)
-
-
-def delete(name: JobName, context: ContextOption = None, namespace: NamespaceOption = None) -> None:
-    """Delete a job of a cluster with everything it owns."""
+def delete(name: str, *, is_dry_run: bool, context: str | None, namespace: str | None) -> None:
+    """Delete a job with everything it owns."""
 
     async def remove(api: Any, where: str) -> None:
         await _job(api, where, name)
-        await api.delete(Kind.SRT_JOB, where, name)
+        await api.delete(Kind.SRT_JOB, where, name, is_dry_run=is_dry_run)
 
-    _run(remove, context, namespace)
-    typer.echo(f"srtjob/{name} deleted")
+    ask(remove, context, namespace)
+
+
+def jobs_now(
+    name: str | None, context: str | None, namespace: str | None, operator_namespace: str
+) -> list[JobNow]:
+    """What one job does now, or all of a namespace, as the leading operator has heard."""
+
+    async def look(api: Any, where: str) -> list[JobNow]:
+        return [
+            await _job_now(api, job, operator_namespace) for job in await _jobs(api, where, name)
+        ]
+
+    found: list[JobNow] = ask(look, context, namespace)
+    return found
 
 
 # -- how
-def _run(
+def ask(
     work: Callable[[Any, str], Awaitable[Any]], context: str | None, namespace: str | None
 ) -> Any:
     """Do something with a cluster. Raises ConfigurationError with the API server's sentence."""
@@ -189,15 +184,11 @@ async def _connected(context: str | None) -> AsyncIterator[tuple[Any, str]]:
         await api.close()
 
 
-def _change(
-    name: str, change: Mapping[str, Any], done: str, context: str | None, namespace: str | None
-) -> None:
-    async def work(api: Any, where: str) -> None:
-        await _job(api, where, name)
-        await api.merge(Kind.SRT_JOB, where, name, change)
-
-    _run(work, context, namespace)
-    typer.echo(f"srtjob/{name} {done}")
+async def _jobs(api: Any, namespace: str, name: str | None) -> list[dict[str, Any]]:
+    if name is not None:
+        return [await _job(api, namespace, name)]
+    found, _ = await api.list(Kind.SRT_JOB, namespace)
+    return list(found)
 
 
 async def _job(api: Any, namespace: str, name: str) -> dict[str, Any]:
@@ -208,6 +199,37 @@ async def _job(api: Any, namespace: str, name: str) -> dict[str, Any]:
         )
         raise ConfigurationError(faults=[fault])
     return found
+
+
+async def _job_now(api: Any, job: Mapping[str, Any], operator_namespace: str) -> JobNow:
+    from srt_operator.backends.kubernetes_api import KubernetesError
+
+    line: Line = {}
+    note = ""
+    try:
+        line = await _engines(api, job["metadata"], operator_namespace)
+    except KubernetesError as error:
+        note = (
+            f"engines are not shown, the operator in {operator_namespace} cannot be asked: {error}"
+        )
+    status = read_status(job.get("status", {}))
+    return job_now(job["metadata"]["name"], status, line, now=time.time(), note=note)
+
+
+async def _engines(api: Any, metadata: Mapping[str, Any], operator_namespace: str) -> Line:
+    """The last line that the leading operator has of a job's engines; empty: none."""
+    from srt_operator.backends.kubernetes_api import KubernetesRefused
+    from srt_operator.election import LEASE
+
+    lease = await api.get("Lease", operator_namespace, LEASE)
+    leader = "" if lease is None else lease["spec"].get("holderIdentity")
+    if not leader:
+        raise KubernetesRefused(
+            status=404, reason="nobody leads there; see srt doctor -n NAMESPACE"
+        )
+    path = ENGINES_PATH.format(namespace=metadata["namespace"], job=metadata["name"])
+    line: Line = await api.from_pod(operator_namespace, leader, path)
+    return line
 
 
 async def _processes(
@@ -238,47 +260,3 @@ def _of_pod(pod: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
         for process, (of_role, container) in _CONTAINERS.items()
         if of_role == role and container in containers
     ]
-
-
-def _show(jobs: list[dict[str, Any]], output: Output, *, is_list: bool) -> None:
-    if output in (Output.JSON, Output.YAML):
-        document: Any = jobs[0]
-        if is_list:
-            document = {"apiVersion": "v1", "kind": "List", "items": jobs}
-        text = json.dumps(document, indent=2)
-        typer.echo(text if output is Output.JSON else yaml.safe_dump(document, sort_keys=False))
-        return
-    wide = ("RUN-AHEAD", "MESSAGE") if output is Output.WIDE else ()
-    table = Table("NAME", "PHASE", "STEP", "ROLLOUT", "HITRATE", *wide, box=None)
-    for job in jobs:
-        table.add_row(job["metadata"]["name"], *_cells(job, is_wide=bool(wide)))
-    Console().print(table)
-
-
-def _cells(job: Mapping[str, Any], *, is_wide: bool) -> list[str]:
-    status = job.get("status", {})
-    cells = [
-        status.get("phase", "Pending"),
-        status.get("progress", {}).get("display", ""),
-        status.get("rollout", {}).get("display", ""),
-        status.get("cache", {}).get("hitRate", ""),
-    ]
-    if is_wide:
-        cells += [str(status.get("runAhead", {}).get("completed", 0)), _message(job)]
-    return cells
-
-
-def _message(job: Mapping[str, Any]) -> str:
-    """Why it is not ready, if it is not."""
-    for condition in job.get("status", {}).get("conditions", ()):
-        is_telling = condition["type"].endswith("Ready") or condition["type"] == "Accepted"
-        if is_telling and condition["status"] == "False" and condition.get("message"):
-            return str(condition["message"])
-    return ""
-
-
-def _line(job: Mapping[str, Any]) -> str:
-    phase, step, rollout, hit_rate = _cells(job, is_wide=False)
-    parts = [phase, f"step {step}" if step else "", f"engines {rollout}" if rollout else ""]
-    parts += [f"hit rate {hit_rate}" if hit_rate else "", _message(job)]
-    return ", ".join(part for part in parts if part)

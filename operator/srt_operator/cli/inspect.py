@@ -1,64 +1,101 @@
-"""`srt get`, `srt logs`: look at a run."""
+"""`srt get`, `srt watch`, `srt logs`: look at a run, or at a job of a cluster."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from srt_common.errors import ConfigurationError
+from srt_operator.backends.site import is_running
 from srt_operator.cli import cluster
-from srt_operator.cli.cluster import ContextOption, NamespaceOption, Output, OutputOption
+from srt_operator.cli.showing import show_jobs
+from srt_operator.cli.targets import (
+    NAMES_A_TARGET,
+    RUNS,
+    ContextOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+    TargetArgument,
+    local_run,
+)
+from srt_operator.constants import EXIT_COMPLETE, EXIT_FAILED, Phase
+from srt_operator.display import display
 from srt_operator.layout import RunLayout
-from srt_operator.outcome import arms_of, run_folder
+from srt_operator.outcome import arms_of, job_of, run_folder
+from srt_operator.run_folder import status_in
+from srt_operator.run_lines import LineFile
 from srt_operator.status import SRTJobStatus
 
-FOLLOW_SECONDS = 0.3
+FOLLOW_SECONDS: Final = 0.3
+QUIET_SECONDS: Final = 5.0
+"""So long nobody may work on a run before it counts as left: between two arms nobody does."""
+_SETTLED: Final = (Phase.COMPLETE, Phase.FAILED, Phase.SUSPENDED)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/x.")]
 
 
-Target = Annotated[
-    str | None,
-    typer.Argument(metavar="RUN|JOB", help="A run folder, such as runs/x, or an SRTJob's name."),
-]
-
-
 def get(
-    target: Target = None,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN|JOB",
+            help=f"{NAMES_A_TARGET} A folder of runs: all in it. None: all of a namespace.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
     context: ContextOption = None,
     namespace: NamespaceOption = None,
 ) -> None:
-    """Show a run of this machine, or a job of a cluster; without a name, the cluster's jobs."""
-    if target is None or not _is_folder(target):
+    """Show runs of this machine, or jobs of a cluster."""
+    if target is not None and (runs := _runs_in(Path(target))):
+        show_jobs([_document(_last_arm(run)) for run in runs], output, is_list=True)
+        return
+    run = None if target is None else local_run(target, context, namespace)
+    if run is None:
         cluster.show(target, output, context, namespace)
         return
-    layouts = arms_of(run_folder(Path(target))).values()
-    if output is Output.JSON:
-        statuses = {layout.root.name: _status(layout) for layout in layouts}
-        plain = {name: status.model_dump(mode="json") for name, status in statuses.items()}
-        typer.echo(json.dumps(plain, indent=2))
+    layouts = list(arms_of(run).values())
+    if output is not Output.TABLE:
+        show_jobs([_document(layout) for layout in layouts], output, is_list=len(layouts) > 1)
         return
     console = Console()
     for layout in layouts:
-        status = _status(layout)
+        status = status_in(layout)
         progress = f"step {status.progress.step} of {status.progress.steps}"
         console.print(f"{layout.root.name}: {status.phase}, {progress}", markup=False)
         console.print(_process_table(status), _condition_table(status))
 
 
+def watch(
+    target: TargetArgument, context: ContextOption = None, namespace: NamespaceOption = None
+) -> None:
+    """Follow a run of this machine or a job of a cluster until it ends; the exit status says how.
+
+    A run of this machine also ends when it is suspended or nobody works on it any more (1).
+    """
+    run = local_run(target, context, namespace)
+    if run is None:
+        raise typer.Exit(cluster.watch(target, context, namespace))
+    console = Console()
+    phase = Phase.PENDING
+    for arm, layout in arms_of(run).items():
+        title = f"{job_of(run).metadata.name} {arm}" if layout != run else run.root.name
+        phase = _follow(console, title, layout, run)
+        if phase is not Phase.COMPLETE:
+            console.print(f"{title}: {phase}", markup=False)
+            break
+    raise typer.Exit(EXIT_COMPLETE if phase is Phase.COMPLETE else EXIT_FAILED)
+
+
 def logs(
-    target: Annotated[
-        str, typer.Argument(metavar="RUN|JOB", help="A run folder, or an SRTJob's name.")
-    ],
+    target: TargetArgument,
     process: Annotated[
         str | None, typer.Argument(help="Process, such as rollout-0; none: list them.")
     ] = None,
@@ -67,14 +104,13 @@ def logs(
     namespace: NamespaceOption = None,
 ) -> None:
     """Print the log of one process of a run, or of a job of a cluster."""
-    if not _is_folder(target):
+    layout = local_run(target, context, namespace)
+    if layout is None:
         cluster.show_log(target, process, follow=follow, context=context, namespace=namespace)
         return
-    run = Path(target)
-    layout = run_folder(run)
     names = sorted(path.stem for path in layout.logs.glob("*.log"))
     if not names:
-        fault = f"RUN is {str(run)!r}: allowed is a run folder with logs, such as runs/x/on"
+        fault = f"RUN is {target!r}: allowed is a run folder with logs, such as runs/x/on"
         raise ConfigurationError(faults=[fault])
     if process is None:
         typer.echo("\n".join(names))
@@ -86,16 +122,40 @@ def logs(
         typer.echo(text, nl=False)
 
 
-def _is_folder(target: str) -> bool:
-    """Whether a name is meant as a folder: names of jobs have no slash."""
-    return "/" in target or Path(target).is_dir()
+def _runs_in(folder: Path) -> list[RunLayout]:
+    """Runs in a folder that is none itself; a plain name but for `RUNS` is a run's or a job's."""
+    is_meant = folder == RUNS or len(folder.parts) > 1
+    if not is_meant or RunLayout(folder).job.exists():
+        return []
+    return [run_folder(job.parent) for job in sorted(folder.glob("*/job.yaml"))]
 
 
-def _status(layout: RunLayout) -> SRTJobStatus:
-    try:
-        return SRTJobStatus.model_validate_json(layout.status.read_text())
-    except (OSError, ValidationError):
-        return SRTJobStatus()
+def _last_arm(run: RunLayout) -> RunLayout:
+    """Of a run: the arm that was begun last."""
+    arms = list(arms_of(run).values())
+    return [arms[0], *(arm for arm in arms if arm.status.exists())][-1]
+
+
+def _document(layout: RunLayout) -> dict[str, Any]:
+    """A run as a cluster shows a job."""
+    job = job_of(layout).model_dump(mode="json", by_alias=True, exclude_none=True)
+    status = status_in(layout).model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**job, "status": status}
+
+
+def _follow(console: Console, title: str, layout: RunLayout, run: RunLayout) -> Phase:
+    """Show one arm until it is settled or nobody works on the run; its last phase."""
+    last_seen = time.monotonic()
+    with display(console, title, LineFile(layout.metrics)) as shown:
+        while True:
+            status = status_in(layout)
+            shown.show(status)
+            now = time.monotonic()
+            if any(map(is_running, (layout, *arms_of(run).values()))):
+                last_seen = now
+            if status.phase in _SETTLED or now - last_seen > QUIET_SECONDS:
+                return status.phase
+            time.sleep(FOLLOW_SECONDS)
 
 
 def _tail(path: Path, *, follow: bool) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from srt_common.errors import ConfigurationError
 from srt_operator import compare as comparing
-from srt_operator import local_run, places, run_folder
+from srt_operator import places, run_folder
 from srt_operator.backends.site import site_of
 from srt_operator.cli.reading import read_job
 from srt_operator.cli.tools import show_outcome
@@ -72,7 +72,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option is how Typer reads 
         resume, fresh = True, False
     for arm_job, arm_layout in arms.values():
         run_folder.open_folder(arm_job, arm_layout, resume=resume, fresh=fresh)
-    raise typer.Exit(asyncio.run(_run(console, job, layout, arms)))
+    raise typer.Exit(asyncio.run(run_arms(console, job, layout, arms)))
 
 
 def _check_options(*, resume: bool, fresh: bool, no_srt: bool, compare: bool) -> None:
@@ -103,8 +103,10 @@ def _show_plan(console: Console, job: SRTJob, layout: RunLayout) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-async def _run(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> int:
-    """All arms, one after the other; stops at the first that does not complete."""
+async def run_arms(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> int:
+    """All arms, one after the other; stops at the first that does not complete. The exit status."""
+    from srt_operator import local_run  # with all that a running job needs
+
     exit_code = EXIT_COMPLETE
     async with local_run.interruptible() as interruption:
         for arm, (arm_job, arm_layout) in arms.items():
@@ -114,7 +116,7 @@ async def _run(console: Console, job: SRTJob, layout: RunLayout, arms: Arms) -> 
             with display(console, title, LineFile(arm_layout.metrics)) as show:
                 status = await local_run.run_arm(arm_job, arm_layout, show, interruption)
             exit_code = _exit_code(status, is_interrupted=interruption.requested.is_set())
-            if exit_code != EXIT_COMPLETE:
+            if status.phase is not Phase.COMPLETE:
                 _explain(console, status, arm_layout)
                 break
     show_outcome(console, layout)
@@ -134,4 +136,6 @@ def _explain(console: Console, status: SRTJobStatus, layout: RunLayout) -> None:
             console.print(f"Failed ({condition.reason}): {condition.message}", markup=False)
             console.print(f"Logs: {layout.logs}", markup=False, soft_wrap=True)
             return
-    console.print("Interrupted. `--resume` goes on where it was.", markup=False)
+    how = "Suspended" if status.phase is Phase.SUSPENDED else "Interrupted"
+    text = f"{how}. `srt resume {layout.root}` goes on where it was."
+    console.print(text, markup=False, soft_wrap=True)

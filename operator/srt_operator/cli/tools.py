@@ -1,4 +1,4 @@
-"""`srt doctor`, `srt verify`, `srt simulate`, `srt report`: tools around runs."""
+"""`srt verify`, `srt simulate`, `srt report`: tools around runs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from srt_common.errors import ConfigurationError
-from srt_operator import doctor as checks
 from srt_operator.cli.inspect import RunFolder
-from srt_operator.constants import EXIT_COMPLETE, EXIT_FAILED
 from srt_operator.layout import RunLayout
 from srt_operator.outcome import conclude, run_folder
 from srt_operator.tables import arm_rows, conclusion
-
-
-def doctor() -> None:
-    """Check whether this machine can run SRT; each line says ok or what to do."""
-    console = Console()
-    findings = checks.examine()
-    for finding in findings:
-        mark = "ok  " if finding.is_ok else "FIX " if finding.is_required else "note"
-        console.print(
-            f"{mark} {finding.what}: {finding.text}", markup=False, highlight=False, soft_wrap=True
-        )
-    failed = any(finding.is_required and not finding.is_ok for finding in findings)
-    raise typer.Exit(EXIT_FAILED if failed else EXIT_COMPLETE)
 
 
 def verify(context: typer.Context) -> None:

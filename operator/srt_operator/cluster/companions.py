@@ -21,13 +21,14 @@ from srt_common.clock import Clock
 from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.tree_cache import CacheStats
+from srt_operator.cluster.store import Key
+from srt_operator.constants import Kind
 from srt_operator.engine_counters import EngineCounters
 from srt_operator.resources import SRTJobSpec
 from srt_operator.run_lines import Line
 from srt_operator.runahead.assembly import Place, run_ahead
 from srt_operator.runahead.controller import Controller
 from srt_operator.runahead.coverage import TreeCacheClient
-from srt_operator.signals.rollout_pods import RolloutPods
 from srt_operator.status import RunAheadReport
 
 READ_SECONDS: Final = 5.0
@@ -111,6 +112,11 @@ class Companion:
         """Take in a line that a local run would write to a file."""
         self._lines[str(line.get("kind", "engines"))] = line
 
+    @property
+    def engines(self) -> Line:
+        """The last line of the engines' counters; empty: none of them has answered yet."""
+        return self._lines.get("engines", {})
+
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
             http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
@@ -126,10 +132,13 @@ class Companion:
 
     async def _read(self, http: httpx.AsyncClient, coordination: Coordination) -> None:
         engines = EngineCounters(
-            self.place.engines, token=self._token, write=self.note, clock=self._clock
+            self.place.engines,
+            token=self._token,
+            write=self.note,
+            bubbles=lambda: {} if self._controller is None else self._controller.open_bubbles,
+            clock=self._clock,
         )
         cache = TreeCacheClient(http, self.place.caches, token=self.place.cache_token)
-        pods = RolloutPods(http, self.place.engines, self._clock)
 
         async def look() -> None:
             await engines.read()
@@ -140,10 +149,10 @@ class Companion:
                 server_fault = error.reason
             if report is not None and report.reported_at_unix < self._since:
                 report = None
-            loads = (await pods.read()).values()
+            versions = (now.load.policy_version for now in engines.now.values())
             self.reading = Reading(
                 step=self.reading.step if report is None else report.policy_version,
-                policy_version=min((r.load.policy_version for r in loads), default=None),
+                policy_version=min(versions, default=None),
                 num_lookups=self._counted("num_lookups"),
                 num_hits=self._counted("num_hits"),
                 run_ahead=_run_ahead(self._lines.get("runahead", {}).get("totals", {})),
@@ -163,8 +172,14 @@ class Companion:
             asyncio.get_running_loop().call_later(READ_SECONDS, self._on_reading)
 
     def _counted(self, name: str) -> int:
-        engines: Mapping[str, Mapping[str, int]] = self._lines.get("engines", {}).get("engines", {})
+        engines: Mapping[str, Mapping[str, int]] = self.engines.get("engines", {})
         return sum(counts.get(name, 0) for counts in engines.values())
+
+
+def engines_of(companions: Mapping[Key, Companion], namespace: str, job: str) -> Line | None:
+    """The last line of a job's engine counters; None: nobody accompanies it."""
+    companion = companions.get((str(Kind.SRT_JOB), namespace, job))
+    return None if companion is None else companion.engines
 
 
 def _run_ahead(totals: Mapping[str, int]) -> RunAheadReport:

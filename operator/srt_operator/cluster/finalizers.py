@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from srt_operator.constants import GROUP
+from srt_operator.constants import CANCELLED, GROUP
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 FINALIZER: Final = f"{GROUP}/cleanup"
 SKIP: Final = f"{GROUP}/skip-cleanup"
 """Annotation; ``true``: delete without looking after what lies in Redis."""
-CANCELLED: Final = f"{GROUP}/cancelled"
-"""Annotation; ``true``: a user gave the job up."""
 
 
 def finalizers(manifest: Manifest) -> list[str]:

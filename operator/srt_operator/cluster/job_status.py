@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from srt_operator import conditions
 from srt_operator.cluster.companions import Reading
 from srt_operator.cluster.resolution import Refused, Resolved
@@ -23,6 +21,7 @@ from srt_operator.status import (
     Progress,
     RolloutReport,
     SRTJobStatus,
+    read_status,
 )
 
 MAX_PROCESSES: Final = 32
@@ -31,10 +30,7 @@ MAX_PROCESSES: Final = 32
 
 def before(manifest: Manifest) -> SRTJobStatus:
     """What was said last; nothing, if it is not ours."""
-    try:
-        return SRTJobStatus.model_validate(manifest.get("status", {}), strict=False)
-    except ValidationError:
-        return SRTJobStatus()
+    return read_status(manifest.get("status", {}))
 
 
 def refused(manifest: Manifest, refusal: Refused, *, now: float) -> SRTJobStatus:

@@ -1,4 +1,4 @@
-"""The operator's probes and metrics over HTTP: ``/livez``, ``/readyz``, ``/metrics``.
+"""The operator over HTTP: ``/livez``, ``/readyz``, ``/metrics``, and what engines do now.
 
 * Alive: the process answers. Ready: it can do its part, be that acting or standing by.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
+from aiohttp.web import json_response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -17,6 +19,8 @@ from srt_common.clock import Clock
 from srt_operator.backends.kubernetes_api import Calls
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.store import Key
+from srt_operator.constants import ENGINES_PATH
+from srt_operator.run_lines import Line
 
 SILENT_SECONDS: Final = 20.0
 """An API server that has not answered for longer is away; a lease is asked for every 2 s."""
@@ -75,9 +79,25 @@ class Health:
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int, *, metrics: Metrics, refresh: Callable[[], None], health: Health
+    host: str,
+    port: int,
+    *,
+    metrics: Metrics,
+    refresh: Callable[[], None],
+    health: Health,
+    engines: Callable[[str, str], Line | None],
 ) -> AsyncIterator[None]:
-    """Serve inside the block. ``refresh``: called before metrics are read."""
+    """Serve inside the block.
+
+    Args:
+        host: where.
+        port: there.
+        metrics: what is counted.
+        refresh: called before metrics are read.
+        health: what ``/readyz`` says.
+        engines: the last line of a job's engine counters by namespace and name; None: this replica
+            accompanies no such job.
+    """
 
     async def fine(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -93,9 +113,18 @@ async def serving(
             headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4},
         )
 
+    async def now(request: web.Request) -> web.Response:
+        line = engines(request.match_info["namespace"], request.match_info["job"])
+        return web.Response(status=HTTPStatus.NOT_FOUND) if line is None else json_response(line)
+
     app = web.Application()
     app.add_routes(
-        [web.get("/livez", fine), web.get("/readyz", ready), web.get("/metrics", numbers)]
+        [
+            web.get("/livez", fine),
+            web.get("/readyz", ready),
+            web.get("/metrics", numbers),
+            web.get(ENGINES_PATH, now),
+        ]
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

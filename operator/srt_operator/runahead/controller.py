@@ -84,6 +84,11 @@ class Controller:
         self._turn = asyncio.Lock()
         self._is_finished = False
 
+    @property
+    def open_bubbles(self) -> Mapping[str, str]:
+        """Types of the bubbles that are open, by engine."""
+        return {engine: bubble.bubble_type for engine, bubble in self._open.items()}
+
     async def run(self) -> None:
         """Look and act until cancelled."""
         while True:

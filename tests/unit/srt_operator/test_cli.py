@@ -4,19 +4,30 @@ touches nothing, and looking at what a run left.
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 
-from srt_operator import cli, doctor
+from srt_common.messages.rollouts import EngineLoad
+from srt_operator import cli
+from srt_operator.backends.site import locked
 from srt_operator.cli.app import COMMANDS
 from srt_operator.constants import ConditionType, Phase, Reason
+from srt_operator.doctor import machine
+from srt_operator.doctor.base import Check, Level
+from srt_operator.engine_now import EngineNow
 from srt_operator.layout import RunLayout
 from srt_operator.run_lines import append_line
 from srt_operator.status import Condition, ProcessReport, Progress, SRTJobStatus
+from srt_operator.wishes import Wish, Wishes
 from support.jobs import JOB
 
 
@@ -76,7 +87,7 @@ def run(tmp_path: Path) -> RunLayout:
         phase=Phase.COMPLETE,
         conditions=(condition,),
         processes=(ProcessReport(name="trainer", state="Exited", exitCode=0),),
-        progress=Progress(step=3, steps=3),
+        progress=Progress(step=3, steps=3, display="3/3"),
     )
     layout.status.write_text(status.model_dump_json(by_alias=True))
     return layout
@@ -188,18 +199,106 @@ def test_simulate_passes_its_arguments_on(srt: Srt, tmp_path: Path) -> None:
 
 
 def test_doctor_says_ok_or_what_to_do(srt: Srt, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = doctor.Check("Python", True, "3.11")
-    bad = doctor.Check("vLLM", False, "not installed; install it")
-    note = doctor.Check("accelerator", False, "none", is_required=False)
-    monkeypatch.setattr(doctor, "examine", lambda: [good, note])
+    good = Check("Python", Level.OK, "3.11")
+    bad = Check("vLLM", Level.FAIL, "not installed; install it")
+    note = Check("accelerator", Level.WARN, "none")
+    monkeypatch.setattr(machine, "examine", lambda: [good, note])
     assert srt("doctor").exit_code == 0
-    monkeypatch.setattr(doctor, "examine", lambda: [good, bad])
+    monkeypatch.setattr(machine, "examine", lambda: [good, bad])
     answer = srt("doctor")
     assert answer.exit_code == 1
-    assert answer.out.splitlines() == ["ok   Python: 3.11", "FIX  vLLM: not installed; install it"]
+    assert answer.out.splitlines() == ["OK   Python: 3.11", "FAIL vLLM: not installed; install it"]
+    assert json.loads(srt("doctor", "-o", "json").out)[1]["level"] == "FAIL"
+    assert "allowed are table, json" in srt("doctor", "-o", "yaml").err
 
 
 def test_every_check_of_this_machine_has_something_to_say() -> None:
-    checks = doctor.examine()
+    checks = machine.examine()
     assert len({check.what for check in checks}) == len(checks)
     assert all(check.text for check in checks)
+
+
+def test_a_run_is_found_by_its_name_and_shown_as_a_cluster_shows_a_job(
+    srt: Srt, run: RunLayout
+) -> None:
+    document = json.loads(srt("get", "sums", "-o", "json").out)
+    assert document["kind"] == "SRTJob"
+    assert document["status"]["phase"] == "Complete"
+    assert yaml.safe_load(srt("get", run.root, "-o", "yaml").out) == document
+    rows = [line.split() for line in srt("get", "runs").out.splitlines()]
+    assert rows == [["NAME", "PHASE", "STEP", "ROLLOUT", "HITRATE"], ["sums", "Complete", "3/3"]]
+
+
+def test_a_run_that_is_settled_is_watched_to_its_end(srt: Srt, run: RunLayout) -> None:
+    append_line(run.metrics, {"kind": "eval", "step": 3, "eval_accuracy": 0.5, "eval_samples": 8})
+    answer = srt("watch", "sums")
+    assert answer.exit_code == 0
+    assert "accuracy 50.0% of 8 samples after 3 steps" in answer.out
+
+
+def test_a_run_that_goes_on_hears_what_is_wanted_of_it(srt: Srt, run: RunLayout) -> None:
+    with locked(run):
+        assert srt("suspend", "sums", "--dry-run").out == "run/sums suspended (dry run)\n"
+        assert Wishes(run.job, begun_with=Wish()).now() == Wish()
+        assert srt("suspend", "sums").out == "run/sums suspended\n"
+        assert Wishes(run.job, begun_with=Wish()).now() == Wish(is_suspended=True)
+        assert srt("cancel", run.root).out == "run/sums cancelled\n"
+        assert Wishes(run.job, begun_with=Wish()).now() == Wish(is_cancelled=True)
+        assert "it runs; allowed is a run that was suspended" in srt("resume", "sums").err
+
+
+def test_a_run_that_does_not_go_on_cannot_be_stopped_and_one_that_is_done_not_resumed(
+    srt: Srt, run: RunLayout
+) -> None:
+    for command in ("suspend", "cancel"):
+        answer = srt(command, "sums")
+        assert answer.exit_code == 2
+        assert "RUN is 'sums': it does not run" in answer.err
+    assert "it is complete" in srt("resume", "sums").err
+
+
+def test_a_run_is_deleted_with_its_folder_once_nobody_works_on_it(srt: Srt, run: RunLayout) -> None:
+    srt("delete", "sums", "--dry-run")
+    assert run.root.exists()
+
+    def work() -> None:
+        wishes = Wishes(run.job, begun_with=Wish())
+        with locked(run):
+            is_held.set()
+            while not wishes.now().is_cancelled:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            was_there.append(run.root.exists())
+
+    is_held, was_there = threading.Event(), list[bool]()
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert is_held.wait(20)
+    assert srt("delete", "sums").out == "run/sums deleted\n"
+    worker.join(20)
+    assert was_there == [True]
+    assert not run.root.exists()
+
+
+def test_top_shows_the_last_reading_of_a_run_that_goes_on(srt: Srt, run: RunLayout) -> None:
+    load = EngineLoad("rollout-0", 7, 16, 2, 5, 3, 2)
+    now = {"rollout-0": msgspec.to_builtins(EngineNow(load=load, tokens_per_step=2.5))}
+    status = SRTJobStatus(phase=Phase.RUNNING, progress=Progress(step=1, steps=3))
+    run.status.write_text(status.model_dump_json(by_alias=True))
+    append_line(run.engines, {"at_unix": time.time(), "engines": {}, "now": now})
+    assert "sums: it does not run" in srt("top", "sums", "--once").out
+    with locked(run):
+        rows = [line.split() for line in srt("top", "sums", "--once").out.splitlines()]
+        assert rows[1] == ["sums", "Running", "1/3", "5", "3", "2", "-"]
+        assert "2.50" in rows[-1]
+        [told] = json.loads(srt("top", "sums", "-o", "json").out)
+    assert told["engines"]["rollout-0"]["load"]["num_waiting_policy"] == 3
+
+
+def test_a_trace_that_is_not_there_is_refused_with_where_it_would_be(
+    srt: Srt, run: RunLayout
+) -> None:
+    assert "allowed are none yet" in srt("trace", "sums").err
+    answer = srt("trace", "elsewhere")
+    assert answer.exit_code == 2
+    assert "telemetry.otlpEndpoint" in answer.err

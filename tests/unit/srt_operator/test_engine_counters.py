@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srt_common.clock import SystemClock
-from srt_operator.engine_counters import COUNTED, CounterTotal, EngineCounters, counts_of
+from srt_operator.engine_counters import COUNTED, CounterTotal, EngineCounters, counts_in
 from srt_operator.run_lines import append_line, read_lines
 
 
-def stats(**rows: Any) -> dict[str, Any]:
+def stats(**rows: Any) -> bytes:
     base = dict.fromkeys(COUNTED, 1) | {"accepted_by_source": [1, 2, 3]}
-    return {"engine": "rollout-0", "trees": {"rows": base | rows}}
+    return json.dumps({"engine": "rollout-0", "trees": {"rows": base | rows}}).encode()
 
 
 def test_drafting_counters_are_picked_from_an_engines_statistics() -> None:
-    counts = counts_of(stats(num_draft_tokens=9, num_remote_draft_tokens=4))
+    counts = counts_in(stats(num_draft_tokens=9, num_remote_draft_tokens=4))
     assert counts is not None
     assert (counts["num_draft_tokens"], counts["num_remote_draft_tokens"]) == (9, 4)
     assert (counts["num_accepted_history"], counts["num_accepted_run_ahead"]) == (1, 3)
@@ -53,6 +54,7 @@ async def test_engines_that_do_not_answer_leave_no_line(tmp_path: Path) -> None:
         {"rollout-0": "http://127.0.0.1:9"},
         token=lambda: "x",
         write=partial(append_line, tmp_path / "engines.jsonl"),
+        bubbles=dict,
         clock=SystemClock(),
     )
     await counters.read()
@@ -61,4 +63,4 @@ async def test_engines_that_do_not_answer_leave_no_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", [{}, {"trees": {}}, {"trees": {"rows": {"num_steps": "x"}}}, []])
 def test_statistics_of_another_shape_count_nothing(answer: object) -> None:
-    assert counts_of(answer) is None
+    assert counts_in(json.dumps(answer).encode()) is None

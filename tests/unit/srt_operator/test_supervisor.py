@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from srt_common.clock import SystemClock
-from srt_operator.constants import Phase
+from srt_operator.constants import ConditionType, Phase, Reason
 from srt_operator.processes import Lifecycle
 from srt_operator.resources import SRTJob
 from srt_operator.status import SRTJobStatus
 from srt_operator.supervisor import Supervisor
+from srt_operator.wishes import Wish, wish_of
 from support.jobs import make_job
 from support.memory_backend import MemoryBackend
 
@@ -26,8 +27,10 @@ class Run:
     backend: MemoryBackend = field(default_factory=lambda: MemoryBackend(SystemClock()))
     statuses: list[SRTJobStatus] = field(default_factory=list)
     alive_at_end: list[str] = field(default_factory=list)
+    wish: Wish = field(default_factory=Wish)
 
     def __post_init__(self) -> None:
+        self.wish = wish_of(self.job)
         self.supervisor = Supervisor(
             job=self.job,
             backend=self.backend,
@@ -35,6 +38,7 @@ class Run:
             publish=self._publish,
             before_stopping=self._before_stopping,
             progress=lambda: 2,
+            wish=lambda: self.wish,
         )
 
     def _publish(self, status: SRTJobStatus) -> None:
@@ -105,3 +109,29 @@ async def test_a_suspended_job_starts_nothing() -> None:
     assert run.backend.started == []
     [status] = run.statuses
     assert {process.state for process in status.processes} == {"Absent"}
+
+
+async def test_a_wish_to_suspend_stops_a_job_that_runs() -> None:
+    def suspend_when_training(backend: MemoryBackend) -> None:
+        become_ready(backend)
+        if "trainer" in backend.statuses:
+            run.wish = Wish(is_suspended=True)
+
+    run = Run(make_job(), suspend_when_training)
+    status = await run.supervisor.run()
+    assert status.phase is Phase.SUSPENDED
+    assert not any(s.is_alive for s in run.backend.statuses.values())
+
+
+async def test_a_job_that_a_user_gives_up_fails() -> None:
+    def cancel_when_training(backend: MemoryBackend) -> None:
+        become_ready(backend)
+        if "trainer" in backend.statuses:
+            run.wish = Wish(is_cancelled=True)
+
+    run = Run(make_job(), cancel_when_training)
+    status = await run.supervisor.run()
+    assert status.phase is Phase.FAILED
+    [failed] = [c for c in status.conditions if c.type is ConditionType.FAILED]
+    assert failed.reason is Reason.CANCELLED
+    assert not any(s.is_alive for s in run.backend.statuses.values())

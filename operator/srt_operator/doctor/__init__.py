@@ -1,0 +1,1 @@
+"""What `srt doctor` finds out, of this machine or of a cluster."""
