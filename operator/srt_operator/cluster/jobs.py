@@ -186,6 +186,8 @@ class JobController:
             server_url=cluster.redis_url,
             broker_url=cluster.broker_url,
             telemetry=None,
+            prometheus_url=cluster.prometheus_url,
+            namespace=pool.namespace,
         )
         context.companions[key] = Companion(
             resolved.job.spec,

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "charts" / "srt" / "files"
-SUFFIX = {"By": "_bytes", "s": "_seconds"}
+SUFFIX = {"By": "_bytes", "s": "_seconds", "1": "_ratio"}
 
 
 def known_series() -> set[str]:

@@ -2,7 +2,7 @@
 
 * Make one object per process: an instrument made twice is one stream that two owners write.
 * None of these belongs on a decoding step: steps count in plain integers, a rollout's end records.
-* Attributes have few values; job, prompt and rollout are attributes of spans only.
+* Attributes have few values, engines at most; job, prompt and rollout are attributes of spans only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
+from opentelemetry.metrics import _Gauge as Gauge
 
 from srt_common.telemetry import names
 
@@ -131,15 +132,21 @@ class RunaheadInstruments:
 
 @dataclass(frozen=True, slots=True)
 class BubbleInstruments:
-    """Unused decoding capacity. Operator."""
+    """Unused decoding capacity, and what tells of it. Operator."""
 
     duration: Histogram
     """By ``srt.bubble.type``."""
+    gpu_utilization: Gauge
+    """By ``srt.engine.name`` and ``srt.gpu.source``."""
 
     @classmethod
     def of(cls, meter: Meter) -> Self:
         """Make them."""
-        return cls(duration=_duration(meter, names.METRIC_BUBBLE_DURATION))
+        name, unit = names.METRIC_GPU_UTILIZATION
+        return cls(
+            duration=_duration(meter, names.METRIC_BUBBLE_DURATION),
+            gpu_utilization=meter.create_gauge(name, unit=unit),
+        )
 
 
 def observe(meter: Meter, metric: tuple[str, str], read: Callable[[], float]) -> None:

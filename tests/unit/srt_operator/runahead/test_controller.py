@@ -32,7 +32,7 @@ from srt_operator.runahead.bubble_log import BubbleLog
 from srt_operator.runahead.controller import Controller, Parts
 from srt_operator.runahead.coverage import TreeCacheClient
 from srt_operator.runahead.totals import TotalsLog
-from srt_operator.signals.base import LoadReading
+from srt_operator.signals.base import GPUReading, LoadReading
 
 SPEC = RunAheadSpec(
     reserveSlots=1,
@@ -121,6 +121,20 @@ class Pods:
 
 
 @dataclass
+class GPU:
+    """A source of GPU utilisation; None: without data."""
+
+    clock: ManualClock
+    utilization: float | None = None
+    name: str = "Prometheus"
+
+    async def read(self) -> Mapping[str, GPUReading]:
+        if self.utilization is None:
+            return {}
+        return {"rollout-0": GPUReading(self.utilization, self.clock.monotonic())}
+
+
+@dataclass
 class Queue:
     """Takes chunks and keeps them."""
 
@@ -154,11 +168,13 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.board, self.pods, self.queue = Board(self.clock), Pods(self.clock), Queue()
+        self.gpu = GPU(self.clock)
         coordination = cast(Coordination, self.board)
         cache = cast(TreeCacheClient, Cache())
         parts = Parts(
             coordination=coordination,
             loads=self.pods,
+            gpus=[self.gpu],
             cache=cache,
             dispatcher=self.queue,
             log=BubbleLog(
