@@ -1,4 +1,4 @@
-"""What a GPU's utilisation says about a bubble of its engine: it may veto one, never make one. Pure.
+"""What GPU utilisation says about a bubble of an engine: it may veto one, never make one. Pure.
 
 * Load and phases decide. A source that is silent or old abstains; it never reads as idle.
 * A GPU that computes although its engine has had nothing to do works for somebody else: a veto.

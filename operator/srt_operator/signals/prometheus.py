@@ -101,9 +101,7 @@ class Prometheus:
         }
 
     async def _answer(self, text: str) -> Sequence[_Series]:
-        answer = await self._client.post(
-            self._url, data={"query": text}, timeout=TIMEOUT_SECONDS
-        )
+        answer = await self._client.post(self._url, data={"query": text}, timeout=TIMEOUT_SECONDS)
         return _DECODE.decode(answer.raise_for_status().content).data.result
 
 

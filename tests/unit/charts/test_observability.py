@@ -13,9 +13,13 @@ FILES = ROOT / "charts" / "srt" / "files"
 SUFFIX = {"By": "_bytes", "s": "_seconds", "1": "_ratio"}
 
 
+DCGM = {"DCGM_FI_DEV_GPU_UTIL"}
+DCGM_LABELS = {"pod", "exported_pod"}
+
+
 def known_series() -> set[str]:
-    """Every series of `docs/telemetry/metrics.yaml`."""
-    series = set()
+    """Every series of `docs/telemetry/metrics.yaml`, and those of DCGM's exporter that we show."""
+    series = set(DCGM)
     for metric in yaml.safe_load((ROOT / "docs" / "telemetry" / "metrics.yaml").read_text()):
         name = metric["name"].replace(".", "_") + SUFFIX.get(metric["unit"], "")
         if metric["instrument"] == "histogram":
@@ -28,7 +32,8 @@ def known_series() -> set[str]:
 def known_labels() -> set[str]:
     """Every attribute that a metric has, and what Prometheus adds."""
     metrics = yaml.safe_load((ROOT / "docs" / "telemetry" / "metrics.yaml").read_text())
-    return {name.replace(".", "_") for metric in metrics for name in metric["attributes"]} | {"le"}
+    ours = {name.replace(".", "_") for metric in metrics for name in metric["attributes"]}
+    return ours | DCGM_LABELS | {"le"}
 
 
 def queries() -> dict[str, str]:
@@ -45,7 +50,11 @@ def queries() -> dict[str, str]:
 
 def test_every_query_asks_for_known_series() -> None:
     for where, query in queries().items():
-        asked = set(re.findall(r"\bsrt_[a-z_]+(?=[\[{)])", re.sub(r"by \([^)]*\)", "", query)))
+        asked = set(
+            re.findall(
+                r"\b(?:srt_[a-z_]+|DCGM_[A-Z_]+)(?=[\[{)])", re.sub(r"by \([^)]*\)", "", query)
+            )
+        )
         assert asked, where
         assert asked <= known_series(), where
 

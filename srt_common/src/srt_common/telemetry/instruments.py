@@ -44,7 +44,7 @@ class DraftInstruments:
             draft_tokens=_counter(meter, names.METRIC_DRAFT_TOKENS),
             accepted_tokens=_counter(meter, names.METRIC_ACCEPTED_TOKENS),
             steps=_counter(meter, names.METRIC_DRAFT_STEPS),
-            skipped=_counter(meter, names.METRIC_DRAFT_SKIPPED),
+            skipped=_trouble(meter, names.METRIC_DRAFT_SKIPPED),
         )
 
 
@@ -65,9 +65,9 @@ class StoreInstruments:
         """Make them."""
         return cls(
             append_duration=_duration(meter, names.METRIC_LOG_APPEND_DURATION),
-            errors=_counter(meter, names.METRIC_STORE_ERRORS),
-            rejected=_counter(meter, names.METRIC_LOG_REJECTED),
-            dropped=_counter(meter, names.METRIC_LOG_DROPPED),
+            errors=_trouble(meter, names.METRIC_STORE_ERRORS),
+            rejected=_trouble(meter, names.METRIC_LOG_REJECTED),
+            dropped=_trouble(meter, names.METRIC_LOG_DROPPED),
         )
 
 
@@ -87,7 +87,7 @@ class CompactionInstruments:
             snapshots=_counter(meter, names.METRIC_CACHE_SNAPSHOTS),
             trims=_counter(meter, names.METRIC_CACHE_TRIMS),
             evicted_prompts=_counter(meter, names.METRIC_CACHE_EVICTED_PROMPTS),
-            leases_lost=_counter(meter, names.METRIC_CACHE_LEASES_LOST),
+            leases_lost=_trouble(meter, names.METRIC_CACHE_LEASES_LOST),
         )
 
 
@@ -126,7 +126,7 @@ class RunaheadInstruments:
             tasks=_counter(meter, names.METRIC_RUNAHEAD_TASKS),
             tokens=_counter(meter, names.METRIC_RUNAHEAD_TOKENS),
             abort_duration=_duration(meter, names.METRIC_RUNAHEAD_ABORT_DURATION),
-            dead_letters=_counter(meter, names.METRIC_RUNAHEAD_DEAD_LETTERS),
+            dead_letters=_trouble(meter, names.METRIC_RUNAHEAD_DEAD_LETTERS),
         )
 
 
@@ -162,6 +162,15 @@ def observe(meter: Meter, metric: tuple[str, str], read: Callable[[], float]) ->
 def _counter(meter: Meter, metric: _Named) -> Counter:
     name, unit = metric
     return meter.create_counter(name, unit=unit)
+
+
+def _trouble(meter: Meter, metric: _Named) -> Counter:
+    """A counter that is there before it counts: of one that appears with its first count, no rate
+    shows that count, and a dashboard cannot tell "none" from "not reported".
+    """
+    counter = _counter(meter, metric)
+    counter.add(0)
+    return counter
 
 
 def _duration(meter: Meter, metric: _Named) -> Histogram:

@@ -1,13 +1,16 @@
-"""Utilisation of a GPU may veto a bubble or hold it up; silence and old samples never read as idle."""
+"""GPU utilisation may veto a bubble or hold it up; silence and old samples never read as idle."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srt_common.coordination import Phase
 from srt_operator.resources import BubbleSpec
 from srt_operator.runahead.bubbles import BubbleState, Detector, Signal, advance
 from srt_operator.runahead.gpu_votes import Vote, mean_utilization, vote
@@ -19,6 +22,7 @@ LIMITS = BubbleSpec(
 LEARNT = Detector(first_step=0, durations={"train": (60.0,) * 4, "rollout": (60.0,) * 4})
 TICK = 0.25
 SCRAPE = 5.0
+SHUT = (BubbleState.BLOCKED, BubbleState.BUSY)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def gpu(now: float, utilization: float, *, every: float = SCRAPE) -> dict[str, G
 
 
 def follow(
-    start: float, seconds: float, detector: Detector = LEARNT, **fields: object
+    start: float, seconds: float, detector: Detector = LEARNT, **fields: Any
 ) -> list[Detector]:
     """Detectors of a training phase on an empty engine, tick by tick."""
     found = []
@@ -90,9 +94,7 @@ def test_a_gpu_that_others_use_vetoes_and_is_named() -> None:
 
 
 def test_one_veto_is_enough() -> None:
-    both = follow(
-        100.0, 30.0, gpus=lambda now: gpu(now, 0.9) | {"NVML": GPUReading(0.0, now)}
-    )
+    both = follow(100.0, 30.0, gpus=lambda now: gpu(now, 0.9) | {"NVML": GPUReading(0.0, now)})
     assert opened_after(both) is None
 
 
@@ -120,9 +122,7 @@ def test_a_source_that_dies_holds_nothing_up_for_long() -> None:
 
 def test_run_ahead_does_not_close_its_own_bubble() -> None:
     open_now = follow(100.0, 10.0)[-1]
-    busy = follow(
-        110.0, 30.0, open_now, num_running_run_ahead=6, gpus=lambda now: gpu(now, 1.0)
-    )
+    busy = follow(110.0, 30.0, open_now, num_running_run_ahead=6, gpus=lambda now: gpu(now, 1.0))
     assert {one.state for one in busy} == {BubbleState.OPEN}
 
 
@@ -134,35 +134,25 @@ def test_an_engine_that_is_silent_is_not_called_idle() -> None:
     assert back[-1].votes == {"Prometheus": Vote.AWAITED}
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["train", "rollout", "weight_sync"]),
-            st.integers(0, 8),
-            st.integers(0, 8),
-            st.one_of(st.none(), st.tuples(st.floats(0, 1), st.floats(0, 20))),
-        ),
-        min_size=20,
-        max_size=120,
-    )
-)
-def test_a_source_never_opens_what_load_and_phases_would_not(
-    looks: list[tuple[str, int, int, tuple[float, float] | None]],
-) -> None:
+@given(st.integers(0, 2**32))
+def test_a_source_never_opens_what_load_and_phases_would_not(seed: int) -> None:
     """Blocked or busy by load and phases is blocked or busy with any source beside them."""
+    draw = random.Random(seed)
     with_gpu = without = LEARNT
-    for number, (phase, policy, run_ahead, sample) in enumerate(looks):
-        now = number * TICK
+    phases: list[Phase] = ["train", "rollout", "weight_sync"]
+    for number in range(120):
+        now = 100.0 + number * TICK
         signal = Signal(
             now=now,
-            phase=phase,  # type: ignore[arg-type]
+            phase=draw.choice(phases) if draw.random() < 0.1 else "train",
             step=5,
             max_num_seqs=8,
-            num_running_policy=policy,
-            num_running_run_ahead=run_ahead,
+            num_running_policy=draw.choice([0, 0, 0, 2, 8]),
+            num_running_run_ahead=draw.choice([0, 0, 4]),
         )
+        reading = GPUReading(draw.random(), now - draw.uniform(0.0, 15.0))
+        gpus = {"NVML": reading} if draw.random() < 0.8 else {}
         without = advance(without, signal, LIMITS)
-        gpus = {} if sample is None else {"NVML": GPUReading(sample[0], now - sample[1])}
         with_gpu = advance(with_gpu, replace(signal, gpus=gpus), LIMITS)
-        if without.state in (BubbleState.BLOCKED, BubbleState.BUSY):
-            assert with_gpu.state in (BubbleState.BLOCKED, BubbleState.BUSY)
+        if without.state in SHUT:
+            assert with_gpu.state in SHUT
