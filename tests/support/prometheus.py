@@ -44,12 +44,13 @@ class RunningPrometheus:
         self.url = url
         self.process = process
 
-    async def result(self, query: str) -> list[dict[str, Any]]:
-        """Of an instant query, now."""
+    async def points(
+        self, query: str, *, start: float, end: float, step: int
+    ) -> list[dict[str, Any]]:
+        """Of a range query: series with ``[time, value]`` pairs."""
+        asked = {"query": query, "start": f"{start}", "end": f"{end}", "step": f"{step}"}
         async with httpx.AsyncClient() as client:
-            answer = await client.post(
-                f"{self.url}/api/v1/query", data={"query": query}, timeout=30.0
-            )
+            answer = await client.post(f"{self.url}/api/v1/query_range", data=asked, timeout=60.0)
         assert answer.status_code == 200, f"{query}: {answer.text}"
         found: list[dict[str, Any]] = answer.json()["data"]["result"]
         return found

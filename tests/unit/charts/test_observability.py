@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import yaml
 
+from support.observability import alerts, queries
+
 ROOT = Path(__file__).parents[3]
-FILES = ROOT / "charts" / "srt" / "files"
 SUFFIX = {"By": "_bytes", "s": "_seconds", "1": "_ratio"}
 
 
@@ -34,18 +34,6 @@ def known_labels() -> set[str]:
     metrics = yaml.safe_load((ROOT / "docs" / "telemetry" / "metrics.yaml").read_text())
     ours = {name.replace(".", "_") for metric in metrics for name in metric["attributes"]}
     return ours | DCGM_LABELS | {"le"}
-
-
-def queries() -> dict[str, str]:
-    """Every expression, by where it is."""
-    board = json.loads((FILES / "dashboard.json").read_text())
-    found = {
-        f"{panel['title']}/{target['refId']}": target["expr"]
-        for panel in board["panels"]
-        for target in panel["targets"]
-    }
-    (group,) = yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
-    return found | {rule["alert"]: rule["expr"] for rule in group["rules"]}
 
 
 def test_every_query_asks_for_known_series() -> None:
@@ -75,6 +63,5 @@ def test_hit_rate_and_acceptance_are_different_panels() -> None:
 
 
 def test_every_alert_says_what_to_do() -> None:
-    (group,) = yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
-    for rule in group["rules"]:
+    for rule in alerts():
         assert {"summary", "action"} <= rule["annotations"].keys(), rule["alert"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt_common.coordination import Phase
@@ -134,6 +134,7 @@ def test_an_engine_that_is_silent_is_not_called_idle() -> None:
     assert back[-1].votes == {"Prometheus": Vote.AWAITED}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_source_never_opens_what_load_and_phases_would_not(seed: int) -> None:
     """Blocked or busy by load and phases is blocked or busy with any source beside them."""
