@@ -5,12 +5,14 @@ compose file into Debian's Prometheus, beside DCGM's series replayed from a reco
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,24 @@ import httpx
 import pytest
 import yaml
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.trace import NoOpTracer
 
 from srt_common.clock import SystemClock
+from srt_common.telemetry.names import METRIC_GPU_UTILIZATION
 from srt_operator.runahead.bubble_log import BubbleLog
 from srt_operator.signals.prometheus import Prometheus
 from support import collector, prometheus
 from support.observability import FILES, measured, queries
 from support.tiny_model import make_tiny_model
 
-pytestmark = [pytest.mark.processes, pytest.mark.vllm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(1500)]
+
+REGISTRY = Path(__file__).parents[2] / "docs" / "telemetry"
+GPU_UTILIZATION = METRIC_GPU_UTILIZATION[0]
+SECONDS_OF_SPEECH = 10
 
 ENGINE = "sums-rollout-0"
 JOB: dict[str, Any] = {
@@ -87,14 +95,20 @@ async def run_job(folder: Path, otlp_url: str) -> None:
     assert status == 0, (folder / "srt-run.log").read_text()[-3000:]
 
 
-async def show_gpu(prometheus_url: str, otlp_url: str) -> None:
+def meters_to(site: Site) -> MeterProvider:
+    """Export there, at `force_flush` and at the end."""
+    exporter = OTLPMetricExporter(f"{site.otlp_url}/v1/metrics")
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
+    return MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+
+
+async def show_gpu(site: Site) -> None:
     """What the operator does with DCGM's series: read them from Prometheus and report them."""
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{otlp_url}/v1/metrics"))
-    meters = MeterProvider(metric_readers=[reader])
-    log = BubbleLog(lambda _line: None, tracer=NoOpTracer(), meter=meters.get_meter("test"))
+    meters = meters_to(site)
+    log = BubbleLog(lambda _line: None, tracer=NoOpTracer(), meter=meters.get_meter("operator"))
     async with httpx.AsyncClient() as client:
         source = Prometheus(
-            client, prometheus_url, namespace="team", engines=[ENGINE], clock=SystemClock()
+            client, site.server.url, namespace="team", engines=[ENGINE], clock=SystemClock()
         )
         await source.ask()
         found = await source.read()
@@ -102,33 +116,88 @@ async def show_gpu(prometheus_url: str, otlp_url: str) -> None:
     await asyncio.to_thread(meters.shutdown)
 
 
-async def has_data(server: prometheus.RunningPrometheus, query: str, started_at: float) -> bool:
-    """Whether any point of the run has a number."""
-    results = await server.points(query, start=started_at, end=time.time(), step=2)
-    return any(not math.isnan(float(value)) for one in results for _, value in one["values"])
+def speak(meter: Meter) -> None:
+    """Say one of everything that the registry lists, under every value of its attributes."""
+    attributes = {one["name"]: one for one in registry("attributes")}
+    for metric in registry("metrics"):
+        names = metric["attributes"]
+        values = [attributes[name].get("values", ["example"]) for name in names]
+        for chosen in itertools.product(*values):
+            say(meter, metric, dict(zip(names, chosen, strict=True)))
 
 
-async def test_every_query_of_dashboard_and_alerts_returns_data(tmp_path: Path) -> None:
+def say(meter: Meter, metric: dict[str, Any], attributes: dict[str, str]) -> None:
+    name, unit = metric["name"], metric["unit"]
+    if metric["instrument"] == "counter":
+        meter.create_counter(name, unit=unit).add(1, attributes)
+    elif metric["instrument"] == "histogram":
+        meter.create_histogram(name, unit=unit).record(0.1, attributes)
+    elif name != GPU_UTILIZATION:
+        meter.create_gauge(name, unit=unit).set(1.0, attributes)
+
+
+def registry(file: str) -> list[dict[str, Any]]:
+    """`docs/telemetry`."""
+    entries: list[dict[str, Any]] = yaml.safe_load((REGISTRY / f"{file}.yaml").read_text())
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A collector, and Prometheus that scrapes it and what stands for DCGM's exporter."""
+
+    otlp_url: str
+    server: prometheus.RunningPrometheus
+
+    async def silent(self, started_at: float) -> list[str]:
+        """Where a query is that has had no number since then."""
+        return [
+            where
+            for where, query in queries().items()
+            if not await self._has_data(measured(query, rate_interval="30s"), started_at)
+        ]
+
+    async def _has_data(self, query: str, started_at: float) -> bool:
+        results = await self.server.points(query, start=started_at, end=time.time(), step=2)
+        return any(not math.isnan(float(value)) for one in results for _, value in one["values"])
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
     prometheus.find("prometheus")
     collector.find()
-    started_at = time.time()
     async with AsyncExitStack() as stack:
         gathered = await stack.enter_async_context(collector.collecting(tmp_path))
         replayed = await stack.enter_async_context(
             prometheus.exporting(lambda: prometheus.dcgm_of(ENGINE, namespace="team"))
         )
-        scrape: Mapping[str, Any] = {
+        scrape = {
             "srt": prometheus.target(gathered.scraped_at),
             "dcgm-replayed": prometheus.target(replayed, honor_labels=True),
         }
-        rules = {"rule_files": [str(FILES / "alerts.yaml")]}
-        server = await stack.enter_async_context(prometheus.running(tmp_path, scrape, **rules))
-        await run_job(tmp_path, gathered.otlp_url)
-        await show_gpu(server.url, gathered.otlp_url)
-        await asyncio.sleep(5.0)
-        silent = [
-            where
-            for where, query in queries().items()
-            if not await has_data(server, measured(query, rate_interval="30s"), started_at)
-        ]
-    assert silent == []
+        rules = [str(FILES / "alerts.yaml")]
+        running = prometheus.running(tmp_path, scrape, rule_files=rules)
+        yield Site(gathered.otlp_url, await stack.enter_async_context(running))
+
+
+@pytest.mark.vllm
+async def test_a_real_run_answers_every_query(site: Site, tmp_path: Path) -> None:
+    started_at = time.time()
+    await run_job(tmp_path, site.otlp_url)
+    await show_gpu(site)
+    await asyncio.sleep(5.0)
+    assert await site.silent(started_at) == []
+
+
+async def test_the_registry_answers_every_query(site: Site) -> None:
+    """Names, units and labels become what the queries say: every metric of the registry speaks."""
+    started_at = time.time()
+    meters = meters_to(site)
+    for _ in range(SECONDS_OF_SPEECH):
+        speak(meters.get_meter("registry"))
+        await asyncio.to_thread(meters.force_flush)
+        await asyncio.sleep(1.0)
+    await asyncio.to_thread(meters.shutdown)
+    await show_gpu(site)
+    await asyncio.sleep(5.0)
+    assert await site.silent(started_at) == []

@@ -148,7 +148,7 @@ class Companion:
                 num_lookups=self._counted("num_lookups"),
                 num_hits=self._counted("num_hits"),
                 run_ahead=_run_ahead(self._lines.get("runahead", {}).get("totals", {})),
-                gpu_utilization=self._controller and self._controller.gpu_utilization(),
+                gpu_utilization=self._gpu_utilization(),
                 caches=await cache.stats(),
                 server_fault=server_fault,
             )
@@ -163,6 +163,9 @@ class Companion:
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("task failed", extra={"task": task.get_name()}, exc_info=error)
             asyncio.get_running_loop().call_later(READ_SECONDS, self._on_reading)
+
+    def _gpu_utilization(self) -> float | None:
+        return None if self._controller is None else self._controller.gpu_utilization()
 
     def _counted(self, name: str) -> int:
         engines: Mapping[str, Mapping[str, int]] = self._lines.get("engines", {}).get("engines", {})

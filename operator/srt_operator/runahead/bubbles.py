@@ -165,9 +165,9 @@ def _with_window(detector: Detector, signal: Signal, limits: BubbleSpec) -> Dete
 
 
 def _with_votes(detector: Detector, signal: Signal) -> Detector:
-    idle_since = signal.now if detector.idle_since is None else detector.idle_since
-    if signal.has_work:
-        idle_since = None
+    idle_since: float | None = None
+    if not signal.has_work:
+        idle_since = signal.now if detector.idle_since is None else detector.idle_since
     votes = {
         source: vote(reading, now=signal.now, idle_since=idle_since)
         for source, reading in signal.gpus.items()

@@ -30,6 +30,16 @@ class EngineGauges:
     """0..1, the largest of all engine processes."""
 
 
+@dataclass(frozen=True, slots=True)
+class GPUGauge:
+    """What NVML said."""
+
+    utilization: float | None
+    """0..1, of the busiest GPU; None: no data."""
+    asked_at: float
+    """Seconds, monotonic."""
+
+
 def parse_gauges(text: str) -> EngineGauges:
     """Read a Prometheus exposition; what is absent counts as 0."""
     values: dict[str, list[float]] = {_PREEMPTIONS: [], _KV_CACHE_USAGE: []}

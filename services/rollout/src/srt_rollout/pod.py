@@ -25,7 +25,7 @@ from srt_rollout.engine_client import EngineClient
 from srt_rollout.flights import Flights
 from srt_rollout.gpus import GPUs
 from srt_rollout.lanes import Lanes
-from srt_rollout.load import EngineGauges, GaugeReader, parse_gauges
+from srt_rollout.load import EngineGauges, GaugeReader, GPUGauge, parse_gauges
 from srt_rollout.prefetch import PromptPrefetch
 from srt_rollout.rollout_trace import RolloutTraces
 from srt_rollout.settings import RolloutSettings
@@ -76,7 +76,7 @@ class Pod:
         self._gpus = GPUs(settings.cuda_visible_devices)
         self._gpu_gauge = GaugeReader(
             self._gpu_reading,
-            (None, clock.monotonic()),
+            GPUGauge(None, clock.monotonic()),
             max_age_seconds=GPU_INTERVAL_SECONDS,
             clock=clock,
         )
@@ -130,7 +130,7 @@ class Pod:
         """Counts now, gauges of a moment ago. Raises EngineUnavailable before the engine serves."""
         self.refuse_unless_started()
         gauges = self._gauges.latest()
-        gpu_utilization, gpu_read_at = self._gpu_gauge.latest()
+        gpu = self._gpu_gauge.latest()
         return EngineLoad(
             engine=self.limits.engine,
             policy_version=self.weights.policy_version if self.weights.are_defined else -1,
@@ -144,17 +144,16 @@ class Pod:
             is_paused=self.weights.is_paused or not self.weights.are_defined,
             is_draining=self._is_draining,
             weights_url=self.weights.url,
-            gpu_utilization=gpu_utilization,
-            gpu_age_seconds=self._clock.monotonic() - gpu_read_at,
+            gpu_utilization=gpu.utilization,
+            gpu_age_seconds=self._clock.monotonic() - gpu.asked_at,
         )
 
     async def _engine_gauges(self) -> EngineGauges:
         return parse_gauges(await self.client.metrics())
 
-    async def _gpu_reading(self) -> tuple[float | None, float]:
-        """Utilisation, and when it was asked for."""
+    async def _gpu_reading(self) -> GPUGauge:
         asked_at = self._clock.monotonic()
-        return await asyncio.to_thread(self._gpus.utilization), asked_at
+        return GPUGauge(await asyncio.to_thread(self._gpus.utilization), asked_at)
 
     async def stats(self) -> dict[str, Any]:
         """The drafter's counters; without a drafter only whose they would be."""
