@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -119,12 +120,14 @@ Sample = tuple[str, float, float]
 
 
 def _samples(found: Sequence[_Series]) -> Iterator[Sample]:
-    """The newest sample of each series."""
+    """The newest sample of each series; NaN is none."""
     for series in found:
         labels = series.metric
         engine = labels.get("exported_pod") or labels["pod"]
         sampled_at_unix, number = series.values[-1]
-        yield engine, SCALES[labels["__name__"]] * float(number), sampled_at_unix
+        utilization = SCALES[labels["__name__"]] * float(number)
+        if not math.isnan(utilization):
+            yield engine, utilization, sampled_at_unix
 
 
 def busiest(samples: Sequence[Sample]) -> Iterator[Sample]:
