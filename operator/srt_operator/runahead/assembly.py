@@ -111,7 +111,7 @@ async def run_ahead(
             Parts(
                 coordination=coordination,
                 loads=pods,
-                gpus=[source async for source in _gpus(spec, place, pods, client, stack)],
+                gpus=[source async for source in _gpus(spec, place, pods, stack)],
                 cache=cache,
                 dispatcher=dispatcher,
                 log=BubbleLog(write, tracer=tracer, meter=meter),
@@ -126,7 +126,6 @@ async def _gpus(
     spec: SRTJobSpec,
     place: Place,
     pods: RolloutPods,
-    client: httpx.AsyncClient,
     stack: AsyncExitStack,
 ) -> AsyncIterator[GPUSource]:
     """The sources of GPU utilisation that the job names and the place has."""
@@ -136,6 +135,7 @@ async def _gpus(
     if "Prometheus" in sources and not place.prometheus_url:
         _LOG.warning("no Prometheus to ask: that source abstains", extra={"job": place.job_name})
     elif "Prometheus" in sources:
+        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
         prometheus = Prometheus(
             client,
             place.prometheus_url,
