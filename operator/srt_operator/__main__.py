@@ -170,6 +170,7 @@ def _cluster(settings: OperatorSettings) -> partial[Cluster]:
         redis_ca=redis_ca(settings),
         file_roots=settings.file_roots,
         pod_defaults=pod_defaults(settings),
+        prometheus_url=settings.prometheus_url,
     )
 
 

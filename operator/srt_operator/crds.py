@@ -94,6 +94,7 @@ DEFINITIONS: Final[Sequence[Definition]] = (
             ("Desired", "integer", ".spec.replicas", 0),
             ("Up-to-date", "integer", ".status.updatedReplicas", 0),
             ("Policy", "integer", ".status.policyVersion", 0),
+            ("GPU", "string", ".status.gpuUtilization", 0),
         ),
     ),
     Definition(

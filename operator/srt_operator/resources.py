@@ -203,9 +203,20 @@ class JobTreeCacheSpec(Part):
         return self.template or TreeCacheTemplate()
 
 
+BubbleSource = Literal["TrainerPhase", "EngineLoad", "NVML", "Prometheus"]
+
+
 class BubbleSpec(Part):
     """When an engine counts as idle (platform.md 3.3): open slowly, close at once, fail closed."""
 
+    sources: Annotated[tuple[BubbleSource, ...], Field(strict=False, max_length=4)] = (
+        "TrainerPhase",
+        "EngineLoad",
+    )
+    """What bubbles are told from. ``TrainerPhase`` and ``EngineLoad`` decide and are always there;
+    ``NVML`` (rollout pods read their own GPUs) and ``Prometheus`` (DCGM's exporter, asked at the
+    operator's ``monitoring.prometheusUrl``, in a cluster) may join: they veto a bubble while
+    others use the GPU, and abstain where they have no recent data."""
     open_below: Fraction = 0.5
     """Share of slots with policy rollouts below which the tail of a phase counts as a bubble."""
     close_above: Fraction = 0.85

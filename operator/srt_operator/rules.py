@@ -164,6 +164,13 @@ _SRTJOB_RULES: Final[Sequence[Rule]] = (
         "less than closeAbove ({1})",
         "{0} < {1}",
     ),
+    Rule(
+        (_BUBBLE + "sources",),
+        lambda sources: {"TrainerPhase", "EngineLoad"} <= set(sources),
+        "a list with TrainerPhase and EngineLoad, which decide; NVML and Prometheus may join them",
+        "['TrainerPhase', 'EngineLoad'].all(s, s in {0})",
+        shows_value=False,
+    ),
     *_engine_rules(_ENGINE),
     *_pod_rules("spec.trainer.podTemplate."),
     *_pod_rules("spec.rollout.template.podTemplate."),

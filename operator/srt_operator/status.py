@@ -145,6 +145,8 @@ class RolloutPoolStatus(Part):
     """Pods made from the current spec."""
     policy_version: int | None = None
     """Oldest weights among the engines; absent: unknown."""
+    gpu_utilization: Annotated[str, Field(max_length=16)] = ""
+    """How busy the engines' GPUs are, as a share; empty: no source that its job names has data."""
 
 
 class TreeCacheStatus(Part):

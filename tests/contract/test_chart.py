@@ -25,6 +25,7 @@ EVERYTHING: Object = {
     "redis": {"persistence": {"enabled": True}, "tls": {"existingSecret": "redis-tls"}},
     "telemetry": {"otlpEndpoint": "http://collector.monitoring:4318"},
     "monitoring": {
+        "prometheusUrl": "http://prometheus.monitoring:9090",
         "serviceMonitor": {"enabled": True},
         "podMonitor": {"enabled": True},
         "rules": {"enabled": True},

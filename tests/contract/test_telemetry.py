@@ -63,6 +63,10 @@ class RecordingMeter(NoOpMeter):
         self.made[name] = ("histogram", unit)
         return super().create_histogram(name, unit, *args, **kwargs)
 
+    def create_gauge(self, name: str, unit: str = "", description: str = "") -> Any:
+        self.made[name] = ("gauge", unit)
+        return super().create_gauge(name, unit, description)
+
     def create_observable_gauge(
         self, name: str, callbacks: Any = None, unit: str = "", description: str = ""
     ) -> Any:

@@ -36,6 +36,11 @@ FINISH_SECONDS: Final = 5.0
 _LOG = logging.getLogger(__name__)
 
 
+def share(number: float | None) -> str:
+    """With two digits, as statuses show it: etcd knows no floats. Empty: unknown."""
+    return "" if number is None else f"{number:.2f}"
+
+
 @dataclass(slots=True)
 class Reading:
     """What was last heard of a job's processes."""
@@ -47,14 +52,16 @@ class Reading:
     num_lookups: int = 0
     num_hits: int = 0
     run_ahead: RunAheadReport = field(default_factory=RunAheadReport)
+    gpu_utilization: float | None = None
+    """0..1; None: unknown."""
     caches: list[CacheStats] = field(default_factory=list)
     server_fault: str = ""
     """Why the Redis-protocol server does not answer; empty: it does."""
 
     @property
     def hit_rate(self) -> str:
-        """As a share with two digits; empty: nothing was looked up."""
-        return f"{self.num_hits / self.num_lookups:.2f}" if self.num_lookups else ""
+        """Empty: nothing was looked up."""
+        return share(self.num_hits / self.num_lookups if self.num_lookups else None)
 
 
 class Companion:
@@ -156,6 +163,7 @@ class Companion:
                 num_lookups=self._counted("num_lookups"),
                 num_hits=self._counted("num_hits"),
                 run_ahead=_run_ahead(self._lines.get("runahead", {}).get("totals", {})),
+                gpu_utilization=self._gpu_utilization(),
                 caches=await cache.stats(),
                 server_fault=server_fault,
             )
@@ -170,6 +178,9 @@ class Companion:
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("task failed", extra={"task": task.get_name()}, exc_info=error)
             asyncio.get_running_loop().call_later(READ_SECONDS, self._on_reading)
+
+    def _gpu_utilization(self) -> float | None:
+        return None if self._controller is None else self._controller.gpu_utilization()
 
     def _counted(self, name: str) -> int:
         engines: Mapping[str, Mapping[str, int]] = self.engines.get("engines", {})

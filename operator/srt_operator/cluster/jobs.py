@@ -232,6 +232,8 @@ class JobController:
             server_url=cluster.redis_url,
             broker_url=cluster.broker_url,
             telemetry=None,
+            prometheus_url=cluster.prometheus_url,
+            namespace=pool.namespace,
         )
 
     async def _finish_companion(self, key: Key) -> Reading | None:

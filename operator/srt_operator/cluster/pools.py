@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from srt_operator import conditions
+from srt_operator.cluster.companions import Reading, share
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.resolution import Refused, cache_resource, pool_resource, soonest
 from srt_operator.cluster.sayings import conditions_of
@@ -70,6 +71,7 @@ class PoolController:
             "srt-rl.dev/role": rollout_pool.ROLE,
         }
         generation = metadata.get("generation", 1)
+        heard = self._heard(manifest)
         return RolloutPoolStatus(
             observedGeneration=generation,
             conditions=conditions.merge(
@@ -82,18 +84,20 @@ class PoolController:
             replicas=int(seen.get("replicas", 0)),
             readyReplicas=ready,
             updatedReplicas=updated,
-            policyVersion=self._policy_version(manifest),
+            policyVersion=heard.policy_version,
+            gpuUtilization=share(heard.gpu_utilization),
         )
 
-    def _policy_version(self, manifest: Manifest) -> int | None:
+    def _heard(self, manifest: Manifest) -> Reading:
+        """What the companion of the job that uses the pool heard last; nothing without one."""
         metadata = manifest["metadata"]
         for (_, namespace, job), companion in self._context.companions.items():
             uses = companion.spec.rollout.pool_ref
             name = metadata.get("labels", {}).get(LABEL_JOB) if uses is None else uses.name
             wanted = job if uses is None else metadata["name"]
             if namespace == metadata["namespace"] and name == wanted:
-                return companion.reading.policy_version
-        return None
+                return companion.reading
+        return Reading()
 
 
 def _findings(ready: int, updated: int, wanted: int, refusal: Refused | None) -> Iterator[Finding]:

@@ -45,6 +45,9 @@ class OperatorSettings(ServiceSettings, env_prefix="SRT_OPERATOR_"):
     """``file://`` is allowed below these folders of the pods, as a JSON list."""
     pod_defaults_file: Path | None = None
     """YAML with what every pod of a kind gets: ``trainer``, ``rollout``, ``treeCache``."""
+    prometheus_url: Annotated[str, Field(pattern=r"^(https?://[^/@ ]+:[0-9]+/?)?$")] = ""
+    """Asked for the GPU utilisation of jobs that name ``Prometheus`` as a source; empty: not
+    asked."""
     host: str = "0.0.0.0"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Of probes and metrics."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_common.telemetry.setup import TelemetrySettings, build
+from srt_operator.background import going_on
 from srt_operator.manifests.process import LocalSite, Site
 from srt_operator.processes import Component, members
 from srt_operator.resources import SRTJob, SRTJobSpec
@@ -23,7 +25,12 @@ from srt_operator.runahead.controller import Controller, Parts
 from srt_operator.runahead.coverage import TreeCacheClient
 from srt_operator.runahead.dispatch import CeleryDispatcher
 from srt_operator.runahead.totals import TotalsLog
+from srt_operator.signals.base import GPUSource
+from srt_operator.signals.nvml import NVML
+from srt_operator.signals.prometheus import Prometheus
 from srt_operator.signals.rollout_pods import RolloutPods
+
+_LOG = logging.getLogger(__name__)
 
 
 def urls(job: SRTJob, site: Site, component: Component) -> dict[str, str]:
@@ -47,6 +54,10 @@ class Place:
     broker_url: str
     telemetry: Path | None
     """Folder for spans and metrics; None: this process's own providers."""
+    prometheus_url: str = ""
+    """Knows the engines' GPUs by the pods' names; empty: there is none."""
+    namespace: str = ""
+    """Of the pods."""
 
     def is_like(self, other: Place) -> bool:
         """Whether it is the same job with the same engines and caches."""
@@ -97,13 +108,15 @@ async def run_ahead(
         stack.push_async_callback(dispatcher.close)
         tracer, meter = _instruments(spec, place, stack)
         cache = TreeCacheClient(client, place.caches, token=place.cache_token)
+        pods = RolloutPods(client, place.engines, clock)
         yield Controller(
             place.job_id,
             spec.run_ahead,
             list(place.engines),
             Parts(
                 coordination=coordination,
-                loads=RolloutPods(client, place.engines, clock),
+                loads=pods,
+                gpus=[source async for source in _gpus(spec, place, pods, stack)],
                 cache=cache,
                 dispatcher=dispatcher,
                 log=BubbleLog(write, tracer=tracer, meter=meter),
@@ -112,6 +125,31 @@ async def run_ahead(
                 clock=clock,
             ),
         )
+
+
+async def _gpus(
+    spec: SRTJobSpec,
+    place: Place,
+    pods: RolloutPods,
+    stack: AsyncExitStack,
+) -> AsyncIterator[GPUSource]:
+    """The sources of GPU utilisation that the job names and the place has."""
+    sources = spec.run_ahead.bubble.sources
+    if "NVML" in sources:
+        yield NVML(pods)
+    if "Prometheus" in sources and not place.prometheus_url:
+        _LOG.warning("no Prometheus to ask: that source abstains", extra={"job": place.job_name})
+    elif "Prometheus" in sources:
+        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        prometheus = Prometheus(
+            client,
+            place.prometheus_url,
+            namespace=place.namespace,
+            engines=list(place.engines),
+            clock=SystemClock(),
+        )
+        await stack.enter_async_context(going_on(prometheus.run(), "GPU utilisation"))
+        yield prometheus
 
 
 def _instruments(

@@ -34,6 +34,8 @@ class OpenBubble:
     """When its key was last renewed, monotonic."""
     seen_at: float
     """Until when it is accounted for, monotonic."""
+    confirmed_by: tuple[str, ...] = ()
+    """Sources of GPU utilisation that said at its opening that the GPU was free."""
     free_slot_seconds: float = 0.0
     run_ahead_slot_seconds: float = 0.0
     run_ahead_slot_seconds_in_training: float = 0.0
@@ -67,6 +69,11 @@ class BubbleLog:
         }
         return self._tracer.start_span(names.SPAN_BUBBLE, attributes=attributes)
 
+    def gpu(self, engine: str, *, source: str, utilization: float) -> None:
+        """Show how busy an engine's GPU is."""
+        attributes = {names.ATTR_ENGINE_NAME: engine, names.ATTR_GPU_SOURCE: source}
+        self._instruments.gpu_utilization.set(utilization, attributes)
+
     def closed(self, bubble: OpenBubble, *, now: float, reason: str) -> None:
         """End the span and add the line."""
         seconds = now - bubble.opened_at
@@ -85,6 +92,7 @@ class BubbleLog:
                 "run_ahead_slot_seconds": bubble.run_ahead_slot_seconds,
                 "run_ahead_slot_seconds_in_training": bubble.run_ahead_slot_seconds_in_training,
                 "num_chunks": bubble.num_chunks,
+                "confirmed_by": bubble.confirmed_by,
                 "closed_by": reason,
             },
         )

@@ -10,6 +10,7 @@
   into training without closing.
 * It opens only when it is likely to last: the lower quartile of what remained of the last idle
   windows of its kind, counted from where this one is, must reach ``minRemainingSeconds``.
+* Where a job names sources of GPU utilisation, they may veto it or hold it up (`gpu_votes`).
 
 Source: SRT, arXiv 2601.09083; thresholds and signals: docs/architecture.md.
 """
@@ -23,6 +24,8 @@ from typing import Final
 
 from srt_common.coordination import Phase
 from srt_operator.resources import BubbleSpec
+from srt_operator.runahead.gpu_votes import Vote, vote, voters
+from srt_operator.signals.base import GPUReading
 
 TRAINER_PHASES: Final[frozenset[Phase]] = frozenset({"reward", "train", "checkpoint"})
 """Engines have nothing to do."""
@@ -63,9 +66,18 @@ class Signal:
     max_num_seqs: int = 1
     num_running_policy: int = 0
     num_waiting_policy: int = 0
+    num_running_run_ahead: int = 0
     kv_cache_usage: float = 0.0
     is_unavailable: bool = False
     """Paused for new weights, or draining."""
+    gpus: Mapping[str, GPUReading] = field(default_factory=dict)
+    """By source; empty: none is asked, or none has data."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the engine has requests, of whichever lane; one that is silent may have some."""
+        counts = (self.num_running_policy, self.num_waiting_policy, self.num_running_run_ahead)
+        return any(counts) or self.load_age_seconds > MAX_LOAD_AGE_SECONDS
 
     @property
     def utilization(self) -> float:
@@ -103,16 +115,20 @@ class Detector:
     closed_at: float | None = None
     """When a bubble last closed."""
     first_step: int | None = None
+    idle_since: float | None = None
+    """When the engine was first seen without work, of those times that last; None: it has some."""
+    votes: Mapping[str, Vote] = field(default_factory=dict)
+    """What each source of GPU utilisation said last."""
     durations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the last `MAX_HISTORY` idle windows of each kind, oldest first."""
 
 
 def advance(detector: Detector, signal: Signal, limits: BubbleSpec) -> Detector:
     """The state machine after one more signal; signals come in the order of time."""
-    detector = _with_window(detector, signal, limits)
+    detector = _with_votes(_with_window(detector, signal, limits), signal)
     if detector.first_step is None and signal.phase is not None:
         detector = replace(detector, first_step=signal.step)
-    if reason := _blocked_by(signal):
+    if reason := _blocked_by(detector, signal):
         return _enter(detector, BubbleState.BLOCKED, signal.now, reason)
     if reason := _busy_with(detector, signal, limits):
         return _enter(detector, BubbleState.BUSY, signal.now, reason)
@@ -148,6 +164,17 @@ def _with_window(detector: Detector, signal: Signal, limits: BubbleSpec) -> Dete
     return replace(detector, window=begun, durations=durations)
 
 
+def _with_votes(detector: Detector, signal: Signal) -> Detector:
+    idle_since: float | None = None
+    if not signal.has_work:
+        idle_since = signal.now if detector.idle_since is None else detector.idle_since
+    votes = {
+        source: vote(reading, now=signal.now, idle_since=idle_since)
+        for source, reading in signal.gpus.items()
+    }
+    return replace(detector, idle_since=idle_since, votes=votes)
+
+
 def _idle_kind(detector: Detector, signal: Signal, limits: BubbleSpec) -> str | None:
     """Kind of the idle window at this signal; a tail ends only when load is back for certain."""
     if signal.phase in TRAINER_PHASES:
@@ -159,7 +186,7 @@ def _idle_kind(detector: Detector, signal: Signal, limits: BubbleSpec) -> str | 
     return signal.phase if signal.utilization < threshold else None
 
 
-def _blocked_by(signal: Signal) -> str:
+def _blocked_by(detector: Detector, signal: Signal) -> str:
     """Why the engine must not be used; empty when it may."""
     if signal.load_age_seconds > MAX_LOAD_AGE_SECONDS:
         return "no load from the engine"
@@ -167,7 +194,10 @@ def _blocked_by(signal: Signal) -> str:
         return "no phase from the trainer"
     if signal.phase in ("weight_sync", "finished"):
         return f"phase {signal.phase}"
-    return "engine paused or draining" if signal.is_unavailable else ""
+    if signal.is_unavailable:
+        return "engine paused or draining"
+    vetoing = voters(detector.votes, Vote.BUSY)
+    return f"others use the GPU, says {vetoing[0]}" if vetoing else ""
 
 
 def _busy_with(detector: Detector, signal: Signal, limits: BubbleSpec) -> str:
@@ -190,7 +220,7 @@ def _busy_with(detector: Detector, signal: Signal, limits: BubbleSpec) -> str:
 
 def _may_open(detector: Detector, signal: Signal, limits: BubbleSpec) -> bool:
     window = detector.window
-    if window is None or detector.first_step is None:
+    if window is None or detector.first_step is None or voters(detector.votes, Vote.AWAITED):
         return False
     has_learnt = signal.step - detector.first_step >= limits.learn_steps
     is_held = signal.now - detector.since >= limits.open_after_seconds

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from opentelemetry.trace import Link, Tracer
@@ -37,10 +37,11 @@ from srt_operator.runahead.bubbles import (
 )
 from srt_operator.runahead.coverage import TreeCacheClient
 from srt_operator.runahead.dispatch import Dispatcher
+from srt_operator.runahead.gpu_votes import Vote, is_fresh, mean_utilization, voters
 from srt_operator.runahead.ledger import Ledger
 from srt_operator.runahead.planner import Chunk, Demand, Room, plan_chunks
 from srt_operator.runahead.totals import TotalsLog
-from srt_operator.signals.base import LoadReading, LoadSource
+from srt_operator.signals.base import GPUReading, GPUSource, LoadReading, LoadSource
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Parts:
 
     coordination: Coordination
     loads: LoadSource
+    gpus: Sequence[GPUSource]
     cache: TreeCacheClient
     dispatcher: Dispatcher
     log: BubbleLog
@@ -79,6 +81,7 @@ class Controller:
         self._detectors = {engine: Detector() for engine in engines}
         self._open: dict[str, OpenBubble] = {}
         self._ledger = Ledger()
+        self._gpus: Mapping[str, Mapping[str, GPUReading]] = {}
         self._coverage: Mapping[bytes, int] = {}
         self._covered_at: float | None = None
         self._turn = asyncio.Lock()
@@ -109,9 +112,15 @@ class Controller:
             if not self._is_finished:
                 await self._look()
 
+    def gpu_utilization(self) -> float | None:
+        """0..1, mean over engines and sources; None: no source that the job names has data."""
+        readings = [one for found in self._gpus.values() for one in found.values()]
+        return mean_utilization(readings, now=self._parts.clock.monotonic())
+
     async def _look(self) -> None:
         report = await self._report()
         readings = await self._parts.loads.read()
+        self._gpus = {source.name: await source.read() for source in self._parts.gpus}
         for engine in self._detectors:
             await self._move(engine, report, readings.get(engine))
         if self._open and report is not None:
@@ -133,6 +142,7 @@ class Controller:
     ) -> None:
         now = self._parts.clock.monotonic()
         signal = make_signal(report, reading, now=now, now_unix=self._parts.clock.unix())
+        signal = replace(signal, gpus=self._gpus_of(engine, now))
         if (bubble := self._open.get(engine)) is not None and reading is not None:
             is_training = signal.phase in TRAINER_PHASES
             bubble.account(reading.load, now=now, is_training=is_training)
@@ -145,6 +155,14 @@ class Controller:
             await self._open_bubble(engine, detector, signal)
         elif now - bubble.held_at >= HOLD_SECONDS:
             await self._hold(bubble)
+
+    def _gpus_of(self, engine: str, now: float) -> Mapping[str, GPUReading]:
+        """By source, as far as it has data; shown on the way."""
+        gpus = {source: found[engine] for source, found in self._gpus.items() if engine in found}
+        for source, reading in gpus.items():
+            if is_fresh(reading, now=now):
+                self._parts.log.gpu(engine, source=source, utilization=reading.utilization)
+        return gpus
 
     async def _open_bubble(self, engine: str, detector: Detector, signal: Signal) -> None:
         bubble_type = detector.window.bubble_type if detector.window else "train"
@@ -164,6 +182,7 @@ class Controller:
             ),
             held_at=signal.now,
             seen_at=signal.now,
+            confirmed_by=voters(detector.votes, Vote.IDLE),
         )
         self._open[engine] = bubble
         await self._hold(bubble)
@@ -273,6 +292,7 @@ def make_signal(
         max_num_seqs=1 if load is None else load.max_num_seqs,
         num_running_policy=0 if load is None else load.num_running_policy,
         num_waiting_policy=0 if load is None else load.num_waiting_policy,
+        num_running_run_ahead=0 if load is None else load.num_running_run_ahead,
         kv_cache_usage=0.0 if load is None else load.kv_cache_usage,
         is_unavailable=load is not None and (load.is_paused or load.is_draining),
     )

@@ -1,1 +1,1 @@
-"""Where the load of engines is read from."""
+"""What bubbles are told from: the load of engines, and how busy their GPUs are."""

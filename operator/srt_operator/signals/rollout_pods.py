@@ -29,6 +29,10 @@ class RolloutPods:
     async def read(self) -> Mapping[str, LoadReading]:
         """Ask all of them at once."""
         await asyncio.gather(*(self._ask(name) for name in self._engines))
+        return self.last()
+
+    def last(self) -> Mapping[str, LoadReading]:
+        """What `read` answered last."""
         return dict(self._readings)
 
     async def _ask(self, name: str) -> None:

@@ -53,6 +53,7 @@ MISTAKES: dict[str, Any] = {
     "defaults for an unknown pod": {"podDefaults": {"runahead": {}}},
     "env as a map": {"podDefaults": {"rollout": {"env": {"HF_HOME": "/tmp"}}}},
     "an endpoint without a port": {"telemetry": {"otlpEndpoint": "http://collector"}},
+    "a Prometheus with a path": {"monitoring": {"prometheusUrl": "http://prometheus:9090/api"}},
     "negative accelerators": {"gpu": {"perEngine": -1}},
     "an interval without a unit": {"monitoring": {"podMonitor": {"interval": "5"}}},
     "a name in capitals": {"fullnameOverride": "SRT"},

@@ -12,6 +12,7 @@ import pytest
 from srt_common.clock import SystemClock
 from srt_operator.runahead.assembly import token_in
 from srt_operator.runahead.coverage import TreeCacheClient
+from srt_operator.signals.nvml import NVML
 from srt_operator.signals.rollout_pods import RolloutPods
 
 KEY = bytes(range(16))
@@ -85,3 +86,24 @@ async def test_a_silent_engine_keeps_its_last_reading(broken: Handler) -> None:
 async def test_an_engine_never_heard_of_is_absent() -> None:
     client = httpx.AsyncClient(transport=httpx.MockTransport(refuse))
     assert await RolloutPods(client, {"rollout-0": "http://a"}, SystemClock()).read() == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [({}, {}), ({"gpu_utilization": None}, {}), ({"gpu_utilization": 0.25}, {"rollout-0": 0.25})],
+)
+async def test_a_pod_s_gpu_is_known_from_its_load_and_no_gpu_is_no_data(
+    told: dict[str, float | None], known: dict[str, float]
+) -> None:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=LOAD | told | {"gpu_age_seconds": 0.5})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    pods = RolloutPods(client, {"rollout-0": "http://a"}, SystemClock())
+    nvml = NVML(pods)
+    assert await nvml.read() == {}
+    loads = await pods.read()
+    found = await nvml.read()
+    assert {engine: reading.utilization for engine, reading in found.items()} == known
+    for engine, reading in found.items():
+        assert reading.sampled_at == loads[engine].read_at - 0.5

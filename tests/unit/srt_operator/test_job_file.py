@@ -95,6 +95,11 @@ def test_all_faults_come_at_once() -> None:
             "spec.runAhead.bubble.openBelow is 0.9: allowed is less than closeAbove (0.85)",
         ),
         (
+            "spec.runAhead.bubble.sources=[TrainerPhase, NVML]",
+            "spec.runAhead.bubble.sources: allowed is a list with TrainerPhase and EngineLoad, "
+            "which decide; NVML and Prometheus may join them",
+        ),
+        (
             "spec.treeCache.template.retention.maxBytes=1Mx",
             "spec.treeCache.template.retention.maxBytes is '1Mx': allowed is bytes as a whole "
             "number, or with a suffix such as 256Mi or 2G, 1,048,576 bytes or more",

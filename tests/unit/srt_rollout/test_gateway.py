@@ -215,6 +215,7 @@ async def test_load_carries_vllms_gauges_and_no_identity_but_the_engines(gateway
     for _ in range(10):
         await asyncio.sleep(0)
     load = (await gateway.http.get("/load")).json()
+    assert load.pop("gpu_age_seconds") >= 0
     assert load == {
         "engine": "engine-0",
         "policy_version": 0,
@@ -228,6 +229,7 @@ async def test_load_carries_vllms_gauges_and_no_identity_but_the_engines(gateway
         "is_paused": False,
         "is_draining": False,
         "weights_url": "",
+        "gpu_utilization": None,
     }
 
 

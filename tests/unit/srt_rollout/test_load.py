@@ -39,12 +39,12 @@ def test_an_empty_exposition_counts_as_nothing() -> None:
 async def test_old_gauges_are_answered_at_once_and_refreshed_behind() -> None:
     clock, reads = SteppedClock(), 0
 
-    async def read() -> str:
+    async def read() -> EngineGauges:
         nonlocal reads
         reads += 1
-        return METRICS
+        return parse_gauges(METRICS)
 
-    reader = GaugeReader(read, max_age_seconds=2.0, clock=clock)
+    reader = GaugeReader(read, EngineGauges(), max_age_seconds=2.0, clock=clock)
     assert reader.latest() == EngineGauges()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -57,14 +57,14 @@ async def test_old_gauges_are_answered_at_once_and_refreshed_behind() -> None:
 
 
 async def test_an_engine_that_does_not_answer_leaves_the_old_gauges() -> None:
-    answers = [METRICS]
+    answers = [parse_gauges(METRICS)]
 
-    async def read() -> str:
+    async def read() -> EngineGauges:
         if answers:
             return answers.pop()
         raise EngineUnavailable(engine="engine-0", reason="gone")
 
-    reader = GaugeReader(read, max_age_seconds=0.0, clock=SteppedClock())
+    reader = GaugeReader(read, EngineGauges(), max_age_seconds=0.0, clock=SteppedClock())
     await reader.refresh()
     await reader.refresh()
     assert reader.latest().kv_cache_usage == 0.25

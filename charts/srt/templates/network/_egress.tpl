@@ -12,9 +12,9 @@
 {{- end -}}
 {{- end -}}
 
-{{/* To a collector, on the port of its address. */}}
-{{- define "srt.telemetryEgress" -}}
-{{- with .Values.telemetry.otlpEndpoint -}}
+{{/* To wherever an address leads, on its port; nothing where it is empty. */}}
+{{- define "srt.egressTo" -}}
+{{- with . -}}
 - ports: [{port: {{ regexReplaceAll "^.*:([0-9]+)/?$" . "${1}" }}, protocol: TCP}]
 {{- end -}}
 {{- end -}}

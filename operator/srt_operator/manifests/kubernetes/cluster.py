@@ -48,6 +48,8 @@ class Cluster:
     file_roots: Sequence[str] = ("/models", "/data")
     pod_defaults: Mapping[str, pods.PodDefaults] = field(default_factory=dict)
     """By ``trainer``, ``rollout`` and ``treeCache``."""
+    prometheus_url: str = ""
+    """Empty: there is none."""
 
     @property
     def broker_url(self) -> str:

@@ -23,8 +23,9 @@ from srt_rollout import admission
 from srt_rollout.admission import AcceptedCompletion, AcceptedGenerate, Limits
 from srt_rollout.engine_client import EngineClient
 from srt_rollout.flights import Flights
+from srt_rollout.gpus import GPUs
 from srt_rollout.lanes import Lanes
-from srt_rollout.load import GaugeReader
+from srt_rollout.load import EngineGauges, GaugeReader, GPUGauge, parse_gauges
 from srt_rollout.prefetch import PromptPrefetch
 from srt_rollout.rollout_trace import RolloutTraces
 from srt_rollout.settings import RolloutSettings
@@ -35,6 +36,7 @@ HEALTH_INTERVAL_SECONDS: Final = 0.5
 WATCH_INTERVAL_SECONDS: Final = 2.0
 MAX_UNHEALTHY_LOOKS: Final = 10
 """One after the other; then the engine is given up."""
+GPU_INTERVAL_SECONDS: Final = 0.5
 
 
 class Pod:
@@ -69,7 +71,17 @@ class Pod:
         )
         self._traces = traces
         self._gauges = GaugeReader(
-            client.metrics, max_age_seconds=settings.metrics_max_age_seconds, clock=clock
+            self._engine_gauges,
+            EngineGauges(),
+            max_age_seconds=settings.metrics_max_age_seconds,
+            clock=clock,
+        )
+        self._gpus = GPUs(settings.cuda_visible_devices)
+        self._gpu_gauge = GaugeReader(
+            self._gpu_reading,
+            GPUGauge(None, clock.monotonic()),
+            max_age_seconds=GPU_INTERVAL_SECONDS,
+            clock=clock,
         )
         self._is_started = False
         self._is_healthy = True
@@ -122,6 +134,7 @@ class Pod:
         """Counts now, gauges of a moment ago. Raises EngineUnavailable before the engine serves."""
         self.refuse_unless_started()
         gauges = self._gauges.latest()
+        gpu = self._gpu_gauge.latest()
         return EngineLoad(
             engine=self.limits.engine,
             policy_version=self.weights.policy_version if self.weights.are_defined else -1,
@@ -135,7 +148,16 @@ class Pod:
             is_paused=self.weights.is_paused or not self.weights.are_defined,
             is_draining=self._is_draining,
             weights_url=self.weights.url,
+            gpu_utilization=gpu.utilization,
+            gpu_age_seconds=self._clock.monotonic() - gpu.asked_at,
         )
+
+    async def _engine_gauges(self) -> EngineGauges:
+        return parse_gauges(await self.client.metrics())
+
+    async def _gpu_reading(self) -> GPUGauge:
+        asked_at = self._clock.monotonic()
+        return GPUGauge(await asyncio.to_thread(self._gpus.utilization), asked_at)
 
     async def stats(self) -> dict[str, Any]:
         """The drafter's counters; without a drafter only whose they would be."""

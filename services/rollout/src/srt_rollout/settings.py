@@ -110,6 +110,11 @@ class RolloutSettings(ServiceSettings):
     metrics_max_age_seconds: PositiveFloat = 2.0
     """How old the preemption count and KV cache usage in ``/load`` may be."""
 
+    cuda_visible_devices: Annotated[
+        str | None, Field(validation_alias="CUDA_VISIBLE_DEVICES", max_length=4096)
+    ] = None
+    """CUDA's own variable: the GPUs whose utilisation ``/load`` tells; unset: all of the pod."""
+
     start_timeout_seconds: PositiveFloat = 900.0
     """How long the engine may take until it is healthy."""
 

@@ -177,6 +177,10 @@ class EngineLoad(msgspec.Struct, frozen=True):
     is_draining: bool = False
     weights_url: str = ""
     """Where the weights in use were fetched; empty: from a folder, or those it started with."""
+    gpu_utilization: float | None = None
+    """0..1, of the busiest GPU of the pod, by NVML; None: no data."""
+    gpu_age_seconds: float = 0.0
+    """Since NVML was asked."""
 
 
 DECODE_RESPONSE = msgspec.json.Decoder(GenerateResponse)

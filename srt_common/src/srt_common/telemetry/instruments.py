@@ -2,7 +2,7 @@
 
 * Make one object per process: an instrument made twice is one stream that two owners write.
 * None of these belongs on a decoding step: steps count in plain integers, a rollout's end records.
-* Attributes have few values; job, prompt and rollout are attributes of spans only.
+* Attributes have few values, engines at most; job, prompt and rollout are attributes of spans only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
+from opentelemetry.metrics import _Gauge as Gauge
 
 from srt_common.telemetry import names
 
@@ -43,7 +44,7 @@ class DraftInstruments:
             draft_tokens=_counter(meter, names.METRIC_DRAFT_TOKENS),
             accepted_tokens=_counter(meter, names.METRIC_ACCEPTED_TOKENS),
             steps=_counter(meter, names.METRIC_DRAFT_STEPS),
-            skipped=_counter(meter, names.METRIC_DRAFT_SKIPPED),
+            skipped=_trouble(meter, names.METRIC_DRAFT_SKIPPED),
         )
 
 
@@ -64,9 +65,9 @@ class StoreInstruments:
         """Make them."""
         return cls(
             append_duration=_duration(meter, names.METRIC_LOG_APPEND_DURATION),
-            errors=_counter(meter, names.METRIC_STORE_ERRORS),
-            rejected=_counter(meter, names.METRIC_LOG_REJECTED),
-            dropped=_counter(meter, names.METRIC_LOG_DROPPED),
+            errors=_trouble(meter, names.METRIC_STORE_ERRORS),
+            rejected=_trouble(meter, names.METRIC_LOG_REJECTED),
+            dropped=_trouble(meter, names.METRIC_LOG_DROPPED),
         )
 
 
@@ -86,7 +87,7 @@ class CompactionInstruments:
             snapshots=_counter(meter, names.METRIC_CACHE_SNAPSHOTS),
             trims=_counter(meter, names.METRIC_CACHE_TRIMS),
             evicted_prompts=_counter(meter, names.METRIC_CACHE_EVICTED_PROMPTS),
-            leases_lost=_counter(meter, names.METRIC_CACHE_LEASES_LOST),
+            leases_lost=_trouble(meter, names.METRIC_CACHE_LEASES_LOST),
         )
 
 
@@ -125,21 +126,27 @@ class RunaheadInstruments:
             tasks=_counter(meter, names.METRIC_RUNAHEAD_TASKS),
             tokens=_counter(meter, names.METRIC_RUNAHEAD_TOKENS),
             abort_duration=_duration(meter, names.METRIC_RUNAHEAD_ABORT_DURATION),
-            dead_letters=_counter(meter, names.METRIC_RUNAHEAD_DEAD_LETTERS),
+            dead_letters=_trouble(meter, names.METRIC_RUNAHEAD_DEAD_LETTERS),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class BubbleInstruments:
-    """Unused decoding capacity. Operator."""
+    """Unused decoding capacity, and what tells of it. Operator."""
 
     duration: Histogram
     """By ``srt.bubble.type``."""
+    gpu_utilization: Gauge
+    """By ``srt.engine.name`` and ``srt.gpu.source``."""
 
     @classmethod
     def of(cls, meter: Meter) -> Self:
         """Make them."""
-        return cls(duration=_duration(meter, names.METRIC_BUBBLE_DURATION))
+        name, unit = names.METRIC_GPU_UTILIZATION
+        return cls(
+            duration=_duration(meter, names.METRIC_BUBBLE_DURATION),
+            gpu_utilization=meter.create_gauge(name, unit=unit),
+        )
 
 
 def observe(meter: Meter, metric: tuple[str, str], read: Callable[[], float]) -> None:
@@ -155,6 +162,15 @@ def observe(meter: Meter, metric: tuple[str, str], read: Callable[[], float]) ->
 def _counter(meter: Meter, metric: _Named) -> Counter:
     name, unit = metric
     return meter.create_counter(name, unit=unit)
+
+
+def _trouble(meter: Meter, metric: _Named) -> Counter:
+    """A counter that is there before it counts: of one that appears with its first count, no rate
+    shows that count, and a dashboard cannot tell "none" from "not reported".
+    """
+    counter = _counter(meter, metric)
+    counter.add(0)
+    return counter
 
 
 def _duration(meter: Meter, metric: _Named) -> Histogram:

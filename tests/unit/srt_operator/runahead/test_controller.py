@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 
 from srt_common.coordination import (
@@ -26,13 +25,15 @@ from srt_common.coordination import (
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.rollouts import EngineLoad
 from srt_common.messages.runahead import RunaheadJob
+from srt_common.telemetry.names import METRIC_GPU_UTILIZATION
 from srt_operator.resources import BubbleSpec, RunAheadSpec
 from srt_operator.run_lines import append_line, of_kind, read_lines
 from srt_operator.runahead.bubble_log import BubbleLog
 from srt_operator.runahead.controller import Controller, Parts
 from srt_operator.runahead.coverage import TreeCacheClient
 from srt_operator.runahead.totals import TotalsLog
-from srt_operator.signals.base import LoadReading
+from srt_operator.signals.base import GPUReading, LoadReading
+from support.otel import RecordedTelemetry
 
 SPEC = RunAheadSpec(
     reserveSlots=1,
@@ -121,6 +122,20 @@ class Pods:
 
 
 @dataclass
+class GPU:
+    """A source of GPU utilisation; None: without data."""
+
+    clock: ManualClock
+    utilization: float | None = None
+    name: str = "Prometheus"
+
+    async def read(self) -> Mapping[str, GPUReading]:
+        if self.utilization is None:
+            return {}
+        return {"rollout-0": GPUReading(self.utilization, self.clock.monotonic())}
+
+
+@dataclass
 class Queue:
     """Takes chunks and keeps them."""
 
@@ -154,15 +169,17 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.board, self.pods, self.queue = Board(self.clock), Pods(self.clock), Queue()
+        self.gpu, self.telemetry = GPU(self.clock), RecordedTelemetry()
         coordination = cast(Coordination, self.board)
         cache = cast(TreeCacheClient, Cache())
         parts = Parts(
             coordination=coordination,
             loads=self.pods,
+            gpus=[self.gpu],
             cache=cache,
             dispatcher=self.queue,
             log=BubbleLog(
-                partial(append_line, self.path), tracer=NoOpTracer(), meter=NoOpMeter("test")
+                partial(append_line, self.path), tracer=NoOpTracer(), meter=self.telemetry.meter
             ),
             totals=TotalsLog(
                 partial(append_line, self.path),
@@ -290,3 +307,30 @@ async def test_after_the_end_nothing_is_opened_any_more(loop: Loop) -> None:
     await loop.run(5.0)
     assert loop.board.bubbles == {}
     assert len(loop.queue.sent) == num_sent
+
+
+async def test_a_gpu_that_others_use_keeps_a_bubble_shut_and_is_shown(loop: Loop) -> None:
+    await loop.run(60.0)
+    loop.gpu.utilization = 0.75
+    loop.board.phase_now = "weight_sync"
+    await loop.run(0.2)
+    loop.board.phase_now = "train"
+    await loop.run(20.0)
+    assert loop.board.bubbles == {}
+    assert loop.controller.gpu_utilization() == 0.75
+    attributes = {"srt.engine.name": "rollout-0", "srt.gpu.source": "Prometheus"}
+    assert loop.telemetry.value(METRIC_GPU_UTILIZATION, attributes) == 0.75
+
+
+async def test_a_gpu_without_data_neither_confirms_nor_is_shown(loop: Loop) -> None:
+    await loop.until_open()
+    await loop.controller.finish()
+    assert loop.lines("bubble")[-1]["confirmed_by"] == []
+    assert loop.controller.gpu_utilization() is None
+
+
+async def test_who_confirmed_a_bubble_is_written_down(loop: Loop) -> None:
+    loop.gpu.utilization = 0.0
+    await loop.until_open()
+    await loop.controller.finish()
+    assert loop.lines("bubble")[-1]["confirmed_by"] == ["Prometheus"]
