@@ -34,6 +34,8 @@ from support.operator_process import (
 )
 from support.redis_server import RedisServer
 
+pytestmark = pytest.mark.timeout(900)
+
 EVERYWHERE, SCOPED, TEAM, OTHERS = "srt-everywhere", "srt-scoped", "team", "others"
 OF_ANYBODY: set[Right] = {
     ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
@@ -164,7 +166,7 @@ def test_an_operator_of_one_namespace_runs_its_jobs_and_leaves_others_alone(
         assert b64decode(told).decode() == JOB_REDIS_URL
     kubelet.end(0, role="trainer")
     plane.kubectl(
-        "wait", "--for=condition=Complete", "srtjob/sums", "--timeout=60s", "-n", TEAM, seconds=70
+        "wait", "--for=condition=Complete", "srtjob/sums", "--timeout=150s", "-n", TEAM, seconds=160
     )
 
     def is_gone() -> bool:
