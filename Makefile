@@ -87,7 +87,8 @@ images: install ## container images (IMAGES, BASE_IMAGE pinned by digest, TAG; -
 chart: install ## helm lint, template tests, the reference of values
 	$(BIN)/python docs/reference/values.py --check
 	@if command -v "$${SRT_HELM:-helm}" >/dev/null; then "$${SRT_HELM:-helm}" lint --strict charts/srt charts/srt-crds; else echo "skipped: helm lint (no helm; name one in SRT_HELM)"; fi
-	$(PYTEST) tests/unit/charts tests/contract/test_chart.py tests/contract/test_chart_redis.py tests/contract/test_compose.py
+	$(PYTEST) tests/unit/charts tests/contract/test_chart.py tests/contract/test_chart_redis.py tests/contract/test_chart_redis_tls.py \
+		tests/contract/test_compose.py
 
 lock: ## resolve requirements/*.in again
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \

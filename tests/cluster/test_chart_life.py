@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from support import chart_life
-from support.cluster import CommandError, ControlPlane
+from support.cluster import CommandError, ControlPlane, apply_definitions
 from support.helm import CHART
 from support.jobs import JOB
 
@@ -27,13 +27,14 @@ CLUSTER_WIDE = "clusterroles,clusterrolebindings"
 
 @pytest.fixture
 def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    """Nobody has ever installed anything here; and afterwards neither."""
+    """Nobody has ever installed anything here; afterwards there are only the definitions."""
     forget_definitions(control_plane)
     yield control_plane
     for found in yaml.safe_load(control_plane.helm("list", "--all-namespaces", "-o", "yaml")):
         where = ("--namespace", found["namespace"])
         control_plane.helm("uninstall", found["name"], *where, "--no-hooks")
     forget_definitions(control_plane)
+    apply_definitions(control_plane)
 
 
 def forget_definitions(plane: ControlPlane) -> None:

@@ -5,6 +5,7 @@ namespace that an operator watches. Every other test of the operator has its Clu
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,19 @@ from support.chart_access import (
     rights_of_roles,
     rights_of_server,
 )
-from support.cluster import Client, CommandError, ControlPlane, apply_definitions
+from support.cluster import Client, CommandError, ControlPlane
 from support.helm import Object
 from support.jobs import JOB
-from support.operator_process import Home, OperatorProcess, PlayedKubelet, wait_for
+from support.operator_process import (
+    JOB_REDIS_URL,
+    Home,
+    OperatorProcess,
+    PlayedKubelet,
+    wait_for,
+)
 from support.redis_server import RedisServer
+
+pytestmark = pytest.mark.timeout(900)
 
 EVERYWHERE, SCOPED, TEAM, OTHERS = "srt-everywhere", "srt-scoped", "team", "others"
 OF_ANYBODY: set[Right] = {
@@ -61,23 +70,23 @@ REFUSED = (
 
 
 @pytest.fixture(scope="module")
-def plane(control_plane: ControlPlane) -> ControlPlane:
-    apply_definitions(control_plane)
+def peopled(plane: ControlPlane) -> ControlPlane:
+    """With namespaces, and something of others."""
     for namespace in (EVERYWHERE, SCOPED, TEAM, OTHERS):
-        control_plane.kubectl("create", "namespace", namespace)
-    control_plane.kubectl("create", "secret", "generic", "theirs", "--namespace", OTHERS)
-    control_plane.kubectl("run", "theirs", "--image=localhost/x:1", "--namespace", OTHERS)
-    return control_plane
+        plane.kubectl("create", "namespace", namespace)
+    plane.kubectl("create", "secret", "generic", "theirs", "--namespace", OTHERS)
+    plane.kubectl("run", "theirs", "--image=localhost/x:1", "--namespace", OTHERS)
+    return plane
 
 
 @pytest.fixture(scope="module")
-def everywhere(plane: ControlPlane) -> list[Object]:
-    return grant(plane, EVERYWHERE)
+def everywhere(peopled: ControlPlane) -> list[Object]:
+    return grant(peopled, EVERYWHERE)
 
 
 @pytest.fixture(scope="module")
-def scoped(plane: ControlPlane) -> list[Object]:
-    return grant(plane, SCOPED, {"watchNamespaces": [TEAM]})
+def scoped(peopled: ControlPlane) -> list[Object]:
+    return grant(peopled, SCOPED, {"watchNamespaces": [TEAM]})
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +135,13 @@ def test_the_operators_token_does_what_it_may(operator_user: Client) -> None:
 
 @pytest.fixture(scope="module")
 def operator(
-    plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+    peopled: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     """One that watches one namespace, with a Role there."""
     home, folder = Home(SCOPED, (TEAM,)), tmp_path_factory.mktemp("operator")
     with (
         RedisServer.started() as redis,
-        OperatorProcess.started(plane, folder, redis.url, home=home) as process,
+        OperatorProcess.started(peopled, folder, redis.url, home=home) as process,
     ):
         yield process
 
@@ -152,9 +161,12 @@ def test_an_operator_of_one_namespace_runs_its_jobs_and_leaves_others_alone(
     kubelet.make_ready(1, role="tree-cache")
     kubelet.make_ready(2, role="rollout")
     kubelet.make_ready(1, role="trainer")
+    for secret in ("sums-rollout", "sums-tree-cache", "sums-trainer"):
+        told = plane.get("secret", secret, "-n", TEAM)["data"]["redis-url"]
+        assert b64decode(told).decode() == JOB_REDIS_URL
     kubelet.end(0, role="trainer")
     plane.kubectl(
-        "wait", "--for=condition=Complete", "srtjob/sums", "--timeout=60s", "-n", TEAM, seconds=70
+        "wait", "--for=condition=Complete", "srtjob/sums", "--timeout=150s", "-n", TEAM, seconds=160
     )
 
     def is_gone() -> bool:

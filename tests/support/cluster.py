@@ -262,7 +262,7 @@ class ControlPlane(Client):
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
             "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
+            "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             f"--cert-dir={self.place.state}/apiserver",
             f"--watch-cache={str(self._has_watch_cache).lower()}",

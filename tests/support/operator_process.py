@@ -24,7 +24,9 @@ from support import chart_access
 from support.chart_access import OPERATOR
 from support.cluster import CommandError, ControlPlane, free_ports
 
-PATIENCE_SECONDS = 60.0
+JOB_REDIS_URL = "redis://srt-job@nowhere:6379/0"
+"""What pods of jobs are told; none of them starts."""
+PATIENCE_SECONDS = 150.0
 START_SECONDS = 200.0
 STOP_SECONDS = 60.0
 
@@ -55,8 +57,7 @@ class OperatorProcess:
         ``enter``: what stands before the command.
         """
         home = home or Home()
-        watches = {"watchNamespaces": list(home.watches)}
-        chart_access.grant(plane, home.namespace, watches)
+        chart_access.grant(plane, home.namespace, {"watchNamespaces": list(home.watches)})
         file = folder / f"{identity}.kubeconfig"
         account = chart_access.kubeconfig(plane, home.namespace, OPERATOR, file)
         self._enter = tuple(enter)
@@ -65,13 +66,15 @@ class OperatorProcess:
         self._log = folder / f"{identity}.log"
         self._identity = identity
         self.port = free_ports(1)[0]
-        url_file = folder / "redis-url"
+        url_file, job_url_file = folder / "redis-url", folder / "job-redis-url"
         url_file.write_text(redis_url)
+        job_url_file.write_text(JOB_REDIS_URL)
         self._settings = {
             "SRT_OPERATOR_NAMESPACE": home.namespace,
             "SRT_OPERATOR_WATCH_NAMESPACES": json.dumps(home.watches),
             "SRT_OPERATOR_IDENTITY": identity,
             "SRT_OPERATOR_REDIS_URL_FILE": str(url_file),
+            "SRT_OPERATOR_JOB_REDIS_URL_FILE": str(job_url_file),
             "SRT_OPERATOR_IMAGE_TRAINER": "localhost/srt-trainer:1",
             "SRT_OPERATOR_IMAGE_ROLLOUT": "localhost/srt-rollout:1",
             "SRT_OPERATOR_IMAGE_TREE_CACHE": "localhost/srt-tree-cache:1",
