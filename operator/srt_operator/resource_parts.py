@@ -51,8 +51,8 @@ ObjectName = Annotated[
 Quantity = Annotated[
     str,
     BeforeValidator(quantities.as_text),
-    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[mkMGTPE]|[eE][0-9]+)?$"),
-    Allowed("a Kubernetes quantity, such as 500m, 4 or 16Gi"),
+    Field(max_length=quantities.MAX_CHARACTERS, pattern=quantities.QUANTITY_PATTERN),
+    Allowed(quantities.QUANTITY_ALLOWED),
 ]
 Resources = Annotated[dict[str, Quantity], Field(max_length=16)]
 

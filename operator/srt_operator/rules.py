@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
+
+from srt_operator import quantities
 
 Document = Mapping[str, Any]
 """A resource as plain data under its camelCase names, defaults filled in."""
@@ -36,11 +39,16 @@ class Rule:
 _ENGINE: Final = "spec.rollout.template.engine."
 _BUBBLE: Final = "spec.runAhead.bubble."
 _LONGEST: Final = ("spec.sampling.maxPromptTokens", "spec.sampling.maxResponseTokens")
+_MAX_CORES: Final = 1024
 _UNSAFE_FLAGS: Final = ("--trust-remote-code", "--api-key", "--trust_remote_code", "--api_key")
 
 
 def _is_own(name: str, *, prefix: str) -> bool:
     return name.startswith(prefix)
+
+
+def _num_cores(resources: Mapping[str, Any]) -> Fraction:
+    return quantities.parse(str(resources.get("cpu", 0)))
 
 
 def _num_sources(volume: Mapping[str, Any]) -> int:
@@ -66,9 +74,21 @@ def _engine_rules(engine: str) -> Sequence[Rule]:
     )
 
 
+def _core_rule(resources: str) -> Rule:
+    return Rule(
+        (resources,),
+        lambda wanted: _num_cores(wanted) <= _MAX_CORES,
+        f"at most {_MAX_CORES} cores of cpu",
+        "!has({0}) || !('cpu' in {0}) || (type({0}['cpu']) == int ? {0}['cpu'] <= "
+        f"{_MAX_CORES} : quantity({{0}}['cpu']).compareTo(quantity('{_MAX_CORES}')) <= 0)",
+        shows_value=False,
+    )
+
+
 def _pod_rules(template: str) -> Sequence[Rule]:
     """What any pod template keeps to."""
     return (
+        *(_core_rule(template + "resources." + name) for name in ("requests", "limits")),
         Rule(
             (template + "env",),
             lambda env: not any(_is_own(e["name"], prefix="SRT_") for e in env),

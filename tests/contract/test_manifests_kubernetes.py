@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import ValidationError
 
 from srt_common.settings import ServiceSettings
+from srt_operator import quantities
 from srt_operator.caches import TreeCacheSpec
 from srt_operator.constants import Kind
 from srt_operator.manifests.kubernetes import rollout_pool, training, tree_cache
@@ -31,6 +33,7 @@ from srt_runahead.settings import RunaheadSettings
 from srt_trainer.serving import ServingSettings
 from srt_trainer.settings import TrainerSettings, parse_settings
 from srt_tree_cache.settings import TreeCacheSettings
+from support.bad_resources import SOUND, changed
 from support.jobs import make_job
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
@@ -220,6 +223,22 @@ def test_an_engine_on_an_accelerator_takes_its_own_threads() -> None:
     assert not {"SRT_ROLLOUT_NUM_THREADS", "SRT_ROLLOUT_ENFORCE_EAGER"} & set(names)
 
 
+@pytest.mark.parametrize("cpu", ["0", "1m", "0.5", "64", "1k", "0.5k", "1Ki", "1024", "1e3"])
+def test_an_engine_has_a_thread_a_core_however_cores_are_spelt(cpu: str) -> None:
+    spec = RolloutPool.model_validate(with_cpu(cpu)).spec
+    objects = rollout_pool.objects(CLUSTER, resource(Kind.ROLLOUT_POOL, spec), None)
+    [threads] = [
+        e for e in container_of(objects, "gateway")["env"] if e["name"] == "SRT_ROLLOUT_NUM_THREADS"
+    ]
+    assert int(threads["value"]) == max(1, int(quantities.parse(cpu)))
+
+
+@pytest.mark.parametrize("cpu", ["1025", "2Ki", "1M", "1E", "1e99", "1e999", "1x", "inf", "9" * 33])
+def test_cores_that_no_machine_has_are_a_sentence(cpu: str) -> None:
+    with pytest.raises(ValidationError, match=r"podTemplate\.resources\.requests"):
+        RolloutPool.model_validate(with_cpu(cpu))
+
+
 def test_secrets_lie_in_secrets_only() -> None:
     objects = everything(make_job())
     values = {v for o in objects if o["kind"] == "Secret" for v in o["stringData"].values()}
@@ -291,6 +310,11 @@ def test_a_jobs_pool_is_a_pool_that_a_user_could_have_written() -> None:
 
 
 # -- looking
+def with_cpu(cpu: str) -> dict[str, Any]:
+    """A pool whose engines have no accelerator."""
+    return changed(SOUND["RolloutPool"], "spec.podTemplate.resources.requests.cpu", cpu)
+
+
 def named(objects: list[Manifest], kind: str, name: str) -> Iterator[Manifest]:
     return (o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name))
 

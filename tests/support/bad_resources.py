@@ -177,6 +177,9 @@ MISTAKES: Final = [
         for kind, template in _TEMPLATES
         for name, value in (
             ("env", [{"name": "SRT_ROLLOUT_HOST", "value": "mine"}]),
+            ("resources.requests", {"cpu": 1025}),
+            ("resources.limits", {"cpu": "1E"}),
+            ("resources.limits", {"cpu": "1e999"}),
             ("volumes", [{"name": "none"}]),
             ("volumes", [{"name": "srt-mine", "emptyDir": {}}]),
             ("volumes", [{"name": "two", "emptyDir": {}, "configMap": {"name": "mine"}}]),
