@@ -52,7 +52,7 @@ CLUSTER = Cluster(
 TEMPLATE = json.dumps(
     {
         "resources": {"limits": {"cpu": 2, "memory": "4Gi"}},
-        "env": [{"name": "HF_HOME", "value": "/cache"}, {"name": "HOME", "value": "/root"}],
+        "env": [{"name": "HF_HOME", "value": "/cache"}],
         "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
         "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
@@ -169,7 +169,10 @@ def test_a_model_on_a_claim_is_mounted_where_processes_look(
 
 
 HOSTILE = PodDefaults(
-    env=({"name": "SRT_ROLLOUT_HOST", "value": "::"}, {"name": "HOME", "value": "/"}),
+    env=tuple(
+        {"name": name, "value": "theirs"}
+        for name in ("SRT_ROLLOUT_HOST", "HOME", "REDIS_URL", "POD_NAME")
+    ),
     volumes=({"name": "host", "hostPath": {"path": "/env"}},),
     volumeMounts=({"name": "host", "mountPath": "/env"},),
 )
@@ -199,6 +202,7 @@ def test_every_pod_is_restricted(defaults: PodDefaults) -> None:
         assert len(names) == len(set(names))
         values = {e["name"]: e.get("value") for e in container["env"]}
         assert values["HOME"] == "/tmp"
+        assert "theirs" not in values.values()
         if container["name"] == "gateway":
             assert values["SRT_ROLLOUT_HOST"] == "0.0.0.0"
 

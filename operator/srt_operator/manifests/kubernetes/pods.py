@@ -177,15 +177,17 @@ def _container(
     what: Container, pod: Pod, defaults: PodDefaults, user: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     given = [*(user["env"] if user else ()), *defaults.env]
+    references = _references(pod)
     own = {"HOME": "/tmp", **what.environment}
+    taken = {*own, *(reference["name"] for reference in references)}
     container: dict[str, Any] = {
         "name": what.name,
         "image": what.image,
         "imagePullPolicy": pod.pull_policy,
         "command": list(what.command),
         "env": [
-            *_references(pod),
-            *({e["name"]: e for e in given if e["name"] not in own}.values()),
+            *references,
+            *({e["name"]: e for e in given if e["name"] not in taken}.values()),
             *({"name": name, "value": value} for name, value in sorted(own.items())),
         ],
         "securityContext": _SECURITY,
