@@ -108,11 +108,10 @@ class EngineCounters:
     async def _ask(self, client: httpx.AsyncClient, name: str) -> bool:
         try:
             answer = await client.get(self._engines[name] + STATS_PATH)
-        except httpx.HTTPError:
+            stats = msgspec.json.decode(answer.content)
+        except (httpx.HTTPError, msgspec.MsgspecError):
             return False
-        if answer.status_code != httpx.codes.OK:
-            return False
-        counts = counts_of(msgspec.json.decode(answer.content))
+        counts = counts_of(stats) if answer.status_code == httpx.codes.OK else None
         if counts is not None:
             self._totals[name].add(counts)
         return counts is not None
