@@ -1,24 +1,51 @@
-"""Kubernetes quantities of bytes (``256Mi``, ``2G``, ``1048576``). Pure.
+"""Kubernetes quantities (``500m``, ``1k``, ``256Mi``, ``2e3``), and those of bytes. Pure.
 
-* Only what bytes need: whole numbers with an optional binary (Ki..Pi) or decimal (k..P) suffix.
+* Every quantity is finite: at most 32 characters, an exponent of at most two digits.
+* Bytes need less: whole numbers with an optional binary (Ki..Pi) or decimal (k..P) suffix.
 """
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Final
 
 _SUFFIXES: Final = {
-    "": 1,
-    **{letter + "i": 2 ** (10 * power) for power, letter in enumerate("KMGTP", start=1)},
-    **{letter: 10 ** (3 * power) for power, letter in enumerate("kMGTP", start=1)},
+    "": Fraction(1),
+    "m": Fraction(1, 1000),
+    **{letter + "i": Fraction(2 ** (10 * power)) for power, letter in enumerate("KMGTPE", start=1)},
+    **{letter: Fraction(10 ** (3 * power)) for power, letter in enumerate("kMGTPE", start=1)},
 }
-_QUANTITY: Final = re.compile(r"([0-9]{1,18})([KMGTP]i|[kMGTP])?")
+_QUANTITY: Final = re.compile(r"([0-9]+(\.[0-9]+)?)([KMGTPE]i|[mkMGTPE]|[eE]([0-9]{1,2}))?")
+_BYTES: Final = re.compile(r"([0-9]{1,18})([KMGTP]i|[kMGTP])?")
 
-PATTERN: Final = f"^{_QUANTITY.pattern}$"
+MAX_CHARACTERS: Final = 32
 """Of a quantity given as text."""
 
+QUANTITY_PATTERN: Final = f"^{_QUANTITY.pattern}$"
+"""Of any quantity given as text."""
+
+PATTERN: Final = f"^{_BYTES.pattern}$"
+"""Of a quantity of bytes given as text."""
+
+QUANTITY_ALLOWED: Final = "a Kubernetes quantity, such as 500m, 4 or 16Gi"
+
 ALLOWED: Final = "bytes as a whole number, or with a suffix such as 256Mi or 2G"
+
+
+def parse(text: str) -> Fraction:
+    """What a quantity stands for, exactly.
+
+    Raises:
+        ValueError: not a quantity.
+    """
+    match = _QUANTITY.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
+    if match is None:
+        raise ValueError(f"allowed is {QUANTITY_ALLOWED}")
+    number, _, suffix, exponent = match.groups()
+    if exponent is not None:
+        return Fraction(number) * 10 ** int(exponent)
+    return Fraction(number) * _SUFFIXES[suffix or ""]
 
 
 def parse_bytes(value: object) -> int:
@@ -29,17 +56,15 @@ def parse_bytes(value: object) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    if not isinstance(value, str) or not _BYTES.fullmatch(value):
         raise ValueError(f"allowed is {ALLOWED}")
-    unit: int = _SUFFIXES[match[2] or ""]
-    return int(match[1]) * unit
+    return int(parse(value))
 
 
 def format_bytes(num_bytes: int) -> str:
     """The shortest quantity that means exactly ``num_bytes``, in binary suffixes."""
     for letter in "PTGMK":
-        unit = _SUFFIXES[letter + "i"]
+        unit = int(_SUFFIXES[letter + "i"])
         if num_bytes and num_bytes % unit == 0:
             return f"{num_bytes // unit}{letter}i"
     return str(num_bytes)

@@ -51,8 +51,8 @@ ObjectName = Annotated[
 Quantity = Annotated[
     str,
     BeforeValidator(quantities.as_text),
-    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[mkMGTPE]|[eE][0-9]+)?$"),
-    Allowed("a Kubernetes quantity, such as 500m, 4 or 16Gi"),
+    Field(max_length=quantities.MAX_CHARACTERS, pattern=quantities.QUANTITY_PATTERN),
+    Allowed(quantities.QUANTITY_ALLOWED),
 ]
 Resources = Annotated[dict[str, Quantity], Field(max_length=16)]
 
@@ -107,7 +107,7 @@ class EnvVariable(Part):
     """A variable of the main container."""
 
     name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Not one of the suite's own, ``SRT_*``."""
+    """Not one of the suite's own; on engines none that loads code, ``LD_*`` or ``PYTHON*``."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """As it is; secrets do not belong here."""
 
@@ -170,7 +170,11 @@ class VolumeMount(Part):
 
     name: Label
     """Of the volume."""
-    mount_path: Annotated[str, Field(max_length=512, pattern=r"^/[^:]*$")]
+    mount_path: Annotated[
+        str,
+        Field(max_length=512, pattern=r"^(/\.{0,2}[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"),
+        Allowed("an absolute path of letters, digits, '.', '_' and '-', without '//', '.' or '..'"),
+    ]
     """Absolute; not below ``/srt``, where the suite's own files lie."""
     sub_path: Annotated[str, Field(max_length=512)] | None = None
     """Folder of the volume; absent: all of it."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
+
+from srt_operator import quantities
 
 Document = Mapping[str, Any]
 """A resource as plain data under its camelCase names, defaults filled in."""
@@ -36,11 +39,22 @@ class Rule:
 _ENGINE: Final = "spec.rollout.template.engine."
 _BUBBLE: Final = "spec.runAhead.bubble."
 _LONGEST: Final = ("spec.sampling.maxPromptTokens", "spec.sampling.maxResponseTokens")
+_MAX_CORES: Final = 1024
+_OWN_VARIABLES: Final = ("POD_NAME", "REDIS_URL", "HOME", "TMPDIR")
+_CODE_VARIABLES: Final = ("LD_", "PYTHON")
 _UNSAFE_FLAGS: Final = ("--trust-remote-code", "--api-key", "--trust_remote_code", "--api_key")
 
 
 def _is_own(name: str, *, prefix: str) -> bool:
     return name.startswith(prefix)
+
+
+def _is_own_variable(name: str) -> bool:
+    return _is_own(name, prefix="SRT_") or name in _OWN_VARIABLES
+
+
+def _num_cores(resources: Mapping[str, Any]) -> Fraction:
+    return quantities.parse(str(resources.get("cpu", 0)))
 
 
 def _num_sources(volume: Mapping[str, Any]) -> int:
@@ -66,14 +80,42 @@ def _engine_rules(engine: str) -> Sequence[Rule]:
     )
 
 
+def _engine_pod_rules(template: str) -> Sequence[Rule]:
+    """What the pod template of engines keeps to: no code but the image's runs there."""
+    unsafe = " || ".join(f"e.name.startsWith('{prefix}')" for prefix in _CODE_VARIABLES)
+    return (
+        *_pod_rules(template),
+        Rule(
+            (template + "env",),
+            lambda env: not any(e["name"].startswith(_CODE_VARIABLES) for e in env),
+            "names that do not begin with LD_ or PYTHON, which load code into an engine",
+            f"{{0}}.all(e, !({unsafe}))",
+            shows_value=False,
+        ),
+    )
+
+
+def _core_rule(resources: str) -> Rule:
+    return Rule(
+        (resources,),
+        lambda wanted: _num_cores(wanted) <= _MAX_CORES,
+        f"at most {_MAX_CORES} cores of cpu",
+        "!has({0}) || !('cpu' in {0}) || (type({0}['cpu']) == int ? {0}['cpu'] <= "
+        f"{_MAX_CORES} : quantity({{0}}['cpu']).compareTo(quantity('{_MAX_CORES}')) <= 0)",
+        shows_value=False,
+    )
+
+
 def _pod_rules(template: str) -> Sequence[Rule]:
     """What any pod template keeps to."""
     return (
+        *(_core_rule(template + "resources." + name) for name in ("requests", "limits")),
         Rule(
             (template + "env",),
-            lambda env: not any(_is_own(e["name"], prefix="SRT_") for e in env),
-            "names that do not begin with SRT_, which are the suite's own settings",
-            "{0}.all(e, !e.name.startsWith('SRT_'))",
+            lambda env: not any(_is_own_variable(e["name"]) for e in env),
+            "names that are not the suite's own: SRT_*, " + ", ".join(_OWN_VARIABLES),
+            "{0}.all(e, !e.name.startsWith('SRT_') && "
+            f"!(e.name in [{', '.join(map(repr, _OWN_VARIABLES))}]))",
             shows_value=False,
         ),
         Rule(
@@ -173,7 +215,7 @@ _SRTJOB_RULES: Final[Sequence[Rule]] = (
     ),
     *_engine_rules(_ENGINE),
     *_pod_rules("spec.trainer.podTemplate."),
-    *_pod_rules("spec.rollout.template.podTemplate."),
+    *_engine_pod_rules("spec.rollout.template.podTemplate."),
 )
 
 _ROLLOUT_POOL_RULES: Final[Sequence[Rule]] = (
@@ -191,7 +233,7 @@ _ROLLOUT_POOL_RULES: Final[Sequence[Rule]] = (
         "!{2} || {0} < {1}",
     ),
     *_engine_rules("spec.engine."),
-    *_pod_rules("spec.podTemplate."),
+    *_engine_pod_rules("spec.podTemplate."),
 )
 
 RULES: Final[Mapping[str, Sequence[Rule]]] = {

@@ -9,25 +9,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from srt_common.errors import ConfigurationError
 from srt_operator import rules
-from srt_operator.caches import TreeCache
 from srt_operator.job_file import load_job
-from srt_operator.pools import RolloutPool
-from srt_operator.resources import SRTJob
-from support.bad_resources import ESCAPES, MISTAKES, SOUND, Bad, Document, changed
+from support.bad_resources import (
+    ESCAPES,
+    MISTAKES,
+    SOUND,
+    Bad,
+    Document,
+    changed,
+    verdict_of_python,
+)
 from support.cluster import CommandError, ControlPlane
 
 ROOT = Path(__file__).parents[2]
 TINY_MATH = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
 SAMPLES = sorted((ROOT / "docs" / "examples").rglob("*.yaml"))
-TYPES: dict[str, type[BaseModel]] = {
-    "SRTJob": SRTJob,
-    "RolloutPool": RolloutPool,
-    "TreeCache": TreeCache,
-}
 CHANGES = {
     "spec.model": {"uri": "file:///models/other"},
     "spec.dataset": {"uri": "reasoning-gym://chain_sum?seed=2&size=8"},
@@ -48,21 +46,6 @@ CHANGES = {
 def server(custom_resources: ControlPlane) -> ControlPlane:
     """The API server that knows our resources."""
     return custom_resources
-
-
-def verdict_of_python(document: Document) -> str:
-    """Its sentences; empty if it takes the document."""
-    try:
-        if document["kind"] == "SRTJob":
-            load_job(yaml.safe_dump(document))
-        else:
-            TYPES[document["kind"]].model_validate_json(json.dumps(document))
-    except ConfigurationError as error:
-        return "\n".join(error.faults)
-    except ValidationError as error:
-        places = [".".join(map(str, e["loc"])) + ": " + e["msg"] for e in error.errors()]
-        return "\n".join(places)
-    return ""
 
 
 def verdict_of_server(server: ControlPlane, document: Document) -> str:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import ValidationError
 
 from srt_common.settings import ServiceSettings
+from srt_operator import quantities
 from srt_operator.caches import TreeCacheSpec
 from srt_operator.constants import Kind
 from srt_operator.manifests.kubernetes import rollout_pool, training, tree_cache
@@ -31,6 +33,7 @@ from srt_runahead.settings import RunaheadSettings
 from srt_trainer.serving import ServingSettings
 from srt_trainer.settings import TrainerSettings, parse_settings
 from srt_tree_cache.settings import TreeCacheSettings
+from support.bad_resources import SOUND, changed
 from support.jobs import make_job
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
@@ -49,7 +52,7 @@ CLUSTER = Cluster(
 TEMPLATE = json.dumps(
     {
         "resources": {"limits": {"cpu": 2, "memory": "4Gi"}},
-        "env": [{"name": "HF_HOME", "value": "/cache"}, {"name": "HOME", "value": "/root"}],
+        "env": [{"name": "HF_HOME", "value": "/cache"}],
         "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
         "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
@@ -166,7 +169,10 @@ def test_a_model_on_a_claim_is_mounted_where_processes_look(
 
 
 HOSTILE = PodDefaults(
-    env=({"name": "SRT_ROLLOUT_HOST", "value": "::"}, {"name": "HOME", "value": "/"}),
+    env=tuple(
+        {"name": name, "value": "theirs"}
+        for name in ("SRT_ROLLOUT_HOST", "HOME", "REDIS_URL", "POD_NAME")
+    ),
     volumes=({"name": "host", "hostPath": {"path": "/env"}},),
     volumeMounts=({"name": "host", "mountPath": "/env"},),
 )
@@ -196,6 +202,7 @@ def test_every_pod_is_restricted(defaults: PodDefaults) -> None:
         assert len(names) == len(set(names))
         values = {e["name"]: e.get("value") for e in container["env"]}
         assert values["HOME"] == "/tmp"
+        assert "theirs" not in values.values()
         if container["name"] == "gateway":
             assert values["SRT_ROLLOUT_HOST"] == "0.0.0.0"
 
@@ -218,6 +225,22 @@ def test_an_engine_on_an_accelerator_takes_its_own_threads() -> None:
     objects = everything(make_job(spec__rollout__template__podTemplate=template))
     names = [e["name"] for e in container_of(objects, "gateway")["env"]]
     assert not {"SRT_ROLLOUT_NUM_THREADS", "SRT_ROLLOUT_ENFORCE_EAGER"} & set(names)
+
+
+@pytest.mark.parametrize("cpu", ["0", "1m", "0.5", "64", "1k", "0.5k", "1Ki", "1024", "1e3"])
+def test_an_engine_has_a_thread_a_core_however_cores_are_spelt(cpu: str) -> None:
+    spec = RolloutPool.model_validate(with_cpu(cpu)).spec
+    objects = rollout_pool.objects(CLUSTER, resource(Kind.ROLLOUT_POOL, spec), None)
+    [threads] = [
+        e for e in container_of(objects, "gateway")["env"] if e["name"] == "SRT_ROLLOUT_NUM_THREADS"
+    ]
+    assert int(threads["value"]) == max(1, int(quantities.parse(cpu)))
+
+
+@pytest.mark.parametrize("cpu", ["1025", "2Ki", "1M", "1E", "1e99", "1e999", "1x", "inf", "9" * 33])
+def test_cores_that_no_machine_has_are_a_sentence(cpu: str) -> None:
+    with pytest.raises(ValidationError, match=r"podTemplate\.resources\.requests"):
+        RolloutPool.model_validate(with_cpu(cpu))
 
 
 def test_secrets_lie_in_secrets_only() -> None:
@@ -291,6 +314,11 @@ def test_a_jobs_pool_is_a_pool_that_a_user_could_have_written() -> None:
 
 
 # -- looking
+def with_cpu(cpu: str) -> dict[str, Any]:
+    """A pool whose engines have no accelerator."""
+    return changed(SOUND["RolloutPool"], "spec.podTemplate.resources.requests.cpu", cpu)
+
+
 def named(objects: list[Manifest], kind: str, name: str) -> Iterator[Manifest]:
     return (o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name))
 

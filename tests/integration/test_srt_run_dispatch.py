@@ -50,3 +50,18 @@ async def test_a_broker_that_is_gone_drops_chunks_and_says_so() -> None:
         assert await dispatcher.send([job(2)]) == 1
         assert await dispatcher.num_queued("rollout-0") == 1
         await dispatcher.close()
+
+
+@pytest.mark.timeout(60)
+async def test_a_broker_that_goes_away_between_two_questions_is_no_answer() -> None:
+    """The client's own errors, on a connection that stood, say the same as one that fails."""
+    with RedisServer.started() as server:
+        dispatcher = CeleryDispatcher(server.broker_url, job="sums")
+        assert await dispatcher.num_queued("rollout-0") == 0
+        server.stop()
+        with pytest.raises(CoordinationUnavailable):
+            await dispatcher.num_queued("rollout-0")
+        with pytest.raises(CoordinationUnavailable):
+            await dispatcher.forget("rollout-0")
+        assert await dispatcher.served_engines(["rollout-0"]) == frozenset()
+        await dispatcher.close()

@@ -6,11 +6,18 @@ Fed both to the Python rules and to a real API server, which have to agree.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
+from srt_common.errors import ConfigurationError
+from srt_operator.caches import TreeCache
+from srt_operator.job_file import load_job
+from srt_operator.pools import RolloutPool
+from srt_operator.resources import SRTJob
 from support.jobs import JOB
 
 Document = dict[str, Any]
@@ -34,6 +41,26 @@ spec: {shards: 16}
 SOUND: Final[dict[str, Document]] = {
     document["kind"]: document for document in map(yaml.safe_load, (JOB, POOL, CACHE))
 }
+_TYPES: Final[dict[str, type[BaseModel]]] = {
+    "SRTJob": SRTJob,
+    "RolloutPool": RolloutPool,
+    "TreeCache": TreeCache,
+}
+
+
+def verdict_of_python(document: Document) -> str:
+    """Its sentences; empty if it takes the document."""
+    try:
+        if document["kind"] == "SRTJob":
+            load_job(yaml.safe_dump(document))
+        else:
+            _TYPES[document["kind"]].model_validate_json(json.dumps(document))
+    except ConfigurationError as error:
+        return "\n".join(error.faults)
+    except ValidationError as error:
+        places = [".".join(map(str, e["loc"])) + ": " + e["msg"] for e in error.errors()]
+        return "\n".join(places)
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +207,27 @@ MISTAKES: Final = [
         for kind, template in _TEMPLATES
         for name, value in (
             ("env", [{"name": "SRT_ROLLOUT_HOST", "value": "mine"}]),
+            ("env", [{"name": "REDIS_URL", "value": "redis://mine"}]),
+            ("env", [{"name": "POD_NAME", "value": "mine"}]),
+            ("resources.requests", {"cpu": 1025}),
+            ("resources.limits", {"cpu": "1E"}),
+            ("resources.limits", {"cpu": "1e999"}),
             ("volumes", [{"name": "none"}]),
             ("volumes", [{"name": "srt-mine", "emptyDir": {}}]),
             ("volumes", [{"name": "two", "emptyDir": {}, "configMap": {"name": "mine"}}]),
             ("volumeMounts", [{"name": "mine", "mountPath": "/srt/mine"}]),
             ("volumeMounts", [{"name": "mine", "mountPath": "relative"}]),
         )
+    ),
+    *(
+        Bad(kind, f"{template}.volumeMounts", [{"name": "mine", "mountPath": path}])
+        for kind, template in _TEMPLATES
+        for path in ("//srt/private", "/./srt/private", "/tmp/../srt/private", "/srt/", "/..")
+    ),
+    *(
+        Bad(kind, f"{template}.env", [{"name": name, "value": "/mine"}])
+        for kind, template in _TEMPLATES[1:]
+        for name in ("LD_PRELOAD", "PYTHONPATH")
     ),
     Bad("RolloutPool", "spec.treeCacheRef", None),
     Bad("RolloutPool", "spec.runAhead.reserveSlots", 8),

@@ -1,9 +1,12 @@
-"""Asks the tree cache how well prompts are covered, and what run-ahead has been worth."""
+"""Asks the tree cache how well prompts are covered, and what run-ahead has been worth.
+
+* A replica that cannot be understood, such as one of another version, counts as away.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
@@ -18,6 +21,7 @@ from srt_common.messages.tree_cache import (
 )
 
 TIMEOUT_SECONDS: Final = 2.0
+Answer = TypeVar("Answer")
 _SUMMARIES: Final = msgspec.json.Decoder(list[PromptSummary])
 _STATS: Final = msgspec.json.Decoder(CacheStats)
 
@@ -38,10 +42,10 @@ class TreeCacheClient:
         keys = [key.hex() for key in prompt_keys[:MAX_COVERAGE_KEYS]]
         body = msgspec.json.encode(CoverageRequest(keys))
         for replica in self._replicas:
-            content = await self._ask("POST", replica + COVERAGE_PATH, body)
-            if content is not None:
-                summaries = _SUMMARIES.decode(content)
-                return {bytes.fromhex(s.prompt_key): s.num_sequences for s in summaries}
+            summaries = await self._ask("POST", replica + COVERAGE_PATH, body, _SUMMARIES)
+            if summaries is not None:
+                found = {summary.prompt_key: summary.num_sequences for summary in summaries}
+                return {key: found[key.hex()] for key in prompt_keys if key.hex() in found}
         return None
 
     async def num_run_ahead_tokens_used(self) -> int | None:
@@ -54,17 +58,19 @@ class TreeCacheClient:
 
     async def stats(self) -> list[CacheStats]:
         """What each replica that answers says of itself."""
-        contents = [
-            await self._ask("GET", replica + STATS_PATH, None) for replica in self._replicas
+        answers = [
+            await self._ask("GET", replica + STATS_PATH, None, _STATS) for replica in self._replicas
         ]
-        return [_STATS.decode(content) for content in contents if content is not None]
+        return [stats for stats in answers if stats is not None]
 
-    async def _ask(self, method: str, url: str, body: bytes | None) -> bytes | None:
+    async def _ask(
+        self, method: str, url: str, body: bytes | None, decoder: msgspec.json.Decoder[Answer]
+    ) -> Answer | None:
         headers = {"authorization": f"Bearer {self._token()}"}
         try:
             answer = await self._client.request(
                 method, url, content=body, headers=headers, timeout=TIMEOUT_SECONDS
             )
-        except httpx.HTTPError:
+            return decoder.decode(answer.content) if answer.status_code == httpx.codes.OK else None
+        except (httpx.HTTPError, msgspec.MsgspecError):
             return None
-        return answer.content if answer.status_code == httpx.codes.OK else None

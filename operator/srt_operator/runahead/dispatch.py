@@ -11,11 +11,9 @@ import threading
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from kombu.exceptions import OperationalError
-
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.runahead import RunaheadJob
-from srt_common.task_queue import make_app, queue_of, send_runahead
+from srt_common.task_queue import broker_errors, make_app, queue_of, send_runahead
 
 ANSWER_SECONDS: Final = 1.0
 """Workers that take longer to say what they consume count as away."""
@@ -59,9 +57,9 @@ class CeleryDispatcher:
 
     def _served_engines(self, engines: Sequence[str]) -> frozenset[str]:
         try:
-            with self._asking:  # answers to two questions at once would reach either one
+            with self._asking, broker_errors(self._app):  # answers to two questions at once would reach either one
                 consumed = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
-        except OperationalError:
+        except CoordinationUnavailable:
             return frozenset()
         queues = {queue["name"] for worker in consumed.values() for queue in worker}
         return frozenset(name for name in engines if queue_of(self._job, name) in queues)
@@ -79,11 +77,8 @@ class CeleryDispatcher:
         """Asked by declaring it, which leaves a Redis queue as it is: kombu looks for a passively
         declared one without the key prefix and never finds it.
         """
-        try:
-            with self._app.connection_or_acquire() as connection:
-                declared = connection.default_channel.queue_declare(queue=queue)
-        except (OperationalError, OSError) as error:
-            raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
+        with broker_errors(self._app), self._app.connection_or_acquire() as connection:
+            declared = connection.default_channel.queue_declare(queue=queue)
         return int(declared.message_count)
 
     async def forget(self, engine: str) -> None:
@@ -91,13 +86,10 @@ class CeleryDispatcher:
         await asyncio.to_thread(self._forget, queue_of(self._job, engine))
 
     def _forget(self, queue: str) -> None:
-        try:
-            with self._app.connection_or_acquire() as connection:
-                channel = connection.default_channel
-                channel.queue_declare(queue=queue)  # so that there is something to delete
-                channel.queue_delete(queue=queue)
-        except (OperationalError, OSError) as error:
-            raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
+        with broker_errors(self._app), self._app.connection_or_acquire() as connection:
+            channel = connection.default_channel
+            channel.queue_declare(queue=queue)  # so that there is something to delete
+            channel.queue_delete(queue=queue)
 
     async def close(self) -> None:
         """Let go of the broker."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -91,6 +93,29 @@ def make_app(
     return app
 
 
+@contextmanager
+def broker_errors(app: Celery) -> Iterator[None]:
+    """Whatever the broker's client raises inside the block, as CoordinationUnavailable.
+
+    Kombu translates what happens while it connects; a server that goes away later, refuses or is
+    full raises errors of its own client.
+    """
+    try:
+        yield
+    except _errors_of(app) as error:
+        raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
+
+
+def _errors_of(app: Celery) -> tuple[type[Exception], ...]:
+    connection = app.connection_for_write()  # not opened
+    return (
+        OperationalError,
+        OSError,
+        *connection.connection_errors,
+        *connection.channel_errors,
+    )
+
+
 def send_runahead(app: Celery, job: RunaheadJob, *, queue: str, expires_at_unix: float) -> str:
     """Queue one chunk; its task id. Blocks for some seconds at most.
 
@@ -114,7 +139,7 @@ def send_runahead(app: Celery, job: RunaheadJob, *, queue: str, expires_at_unix:
         )
     headers: dict[str, str] = {}
     inject(headers)
-    try:
+    with broker_errors(app):
         sent = app.send_task(
             RUNAHEAD_TASK,
             args=[msgspec.to_builtins(job)],
@@ -124,8 +149,6 @@ def send_runahead(app: Celery, job: RunaheadJob, *, queue: str, expires_at_unix:
             retry=True,
             retry_policy={"max_retries": 2, "interval_start": 0, "interval_max": 0.5},
         )
-    except OperationalError as error:
-        raise CoordinationUnavailable(address="the task queue", reason=str(error)) from error
     return str(sent.id)
 
 

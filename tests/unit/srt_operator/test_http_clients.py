@@ -52,6 +52,15 @@ async def test_another_replica_answers_for_one_that_is_gone(tmp_path: Path) -> N
     assert await cache_of(answer, tmp_path).num_sequences([KEY]) == {KEY: 2}
 
 
+@pytest.mark.parametrize("content", [b"no json", b'{"of": "another version"}', b'"text"'])
+async def test_a_replica_that_is_not_understood_counts_as_away(
+    tmp_path: Path, content: bytes
+) -> None:
+    cache = cache_of(lambda _: httpx.Response(200, content=content), tmp_path)
+    assert await cache.num_sequences([KEY]) is None
+    assert await cache.stats() == []
+
+
 async def test_without_a_replica_nothing_is_known(tmp_path: Path) -> None:
     cache = cache_of(refuse, tmp_path)
     assert await cache.num_sequences([KEY]) is None

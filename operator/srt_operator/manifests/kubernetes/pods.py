@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from srt_operator.resource_parts import Part, PodTemplate
+from srt_operator import quantities
+from srt_operator.resource_parts import Part, PodTemplate, ResourceRequirements
 
 USER: Final = 65_532
 HOME: Final = "/srt"
@@ -56,7 +57,7 @@ class PodDefaults(Part):
     """For every pod."""
     tolerations: Objects = ()
     """For every pod."""
-    resources: dict[str, Any] = Field(default_factory=dict)
+    resources: ResourceRequirements = ResourceRequirements()
     """Of the main container, where the template says nothing."""
     pod_labels: dict[str, str] = Field(default_factory=dict)
     """Beside the suite's own."""
@@ -120,11 +121,11 @@ def pod_spec(pod: Pod, defaults: PodDefaults, template: PodTemplate) -> dict[str
 
 def resources_of(defaults: PodDefaults, template: PodTemplate) -> dict[str, Any]:
     """Of the main container: the template's, else the site's."""
-    found = dict(defaults.resources)
-    for name, values in template.resources.model_dump(mode="json").items():
-        if values:
-            found[name] = {**found.get(name, {}), **values}
-    return found
+    merged = {
+        "requests": {**defaults.resources.requests, **template.resources.requests},
+        "limits": {**defaults.resources.limits, **template.resources.limits},
+    }
+    return {name: values for name, values in merged.items() if values}
 
 
 def cpu_threads(resources: Mapping[str, Any]) -> int | None:
@@ -132,9 +133,7 @@ def cpu_threads(resources: Mapping[str, Any]) -> int | None:
     wanted = {**resources.get("requests", {}), **resources.get("limits", {})}
     if any("/" in name for name in wanted):
         return None
-    cpu = str(wanted.get("cpu", 1))
-    cores = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
-    return max(1, int(cores))
+    return max(1, int(quantities.parse(wanted.get("cpu", "1"))))
 
 
 def private_volume(secrets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -178,15 +177,17 @@ def _container(
     what: Container, pod: Pod, defaults: PodDefaults, user: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     given = [*(user["env"] if user else ()), *defaults.env]
+    references = _references(pod)
     own = {"HOME": "/tmp", **what.environment}
+    taken = {*own, *(reference["name"] for reference in references)}
     container: dict[str, Any] = {
         "name": what.name,
         "image": what.image,
         "imagePullPolicy": pod.pull_policy,
         "command": list(what.command),
         "env": [
-            *_references(pod),
-            *({e["name"]: e for e in given if e["name"] not in own}.values()),
+            *references,
+            *({e["name"]: e for e in given if e["name"] not in taken}.values()),
             *({"name": name, "value": value} for name, value in sorted(own.items())),
         ],
         "securityContext": _SECURITY,
