@@ -44,7 +44,7 @@ def parse(text: str) -> Fraction:
         raise ValueError(f"allowed is {QUANTITY_ALLOWED}")
     number, _, suffix, exponent = match.groups()
     if exponent is not None:
-        return Fraction(number) * 10 ** int(exponent)
+        return Fraction(number) * Fraction(10) ** int(exponent)
     return Fraction(number) * _SUFFIXES[suffix or ""]
 
 

@@ -61,7 +61,7 @@ class TreeCacheClient:
         answers = [
             await self._ask("GET", replica + STATS_PATH, None, _STATS) for replica in self._replicas
         ]
-        return [stats for stats in answers if stats is not None]
+        return [answer for answer in answers if answer is not None]
 
     async def _ask(
         self, method: str, url: str, body: bytes | None, decoder: msgspec.json.Decoder[Answer]

@@ -57,7 +57,8 @@ class CeleryDispatcher:
 
     def _served_engines(self, engines: Sequence[str]) -> frozenset[str]:
         try:
-            with self._asking, broker_errors(self._app):  # answers to two questions at once would reach either one
+            # Under a lock: answers to two questions at once would reach either one.
+            with self._asking, broker_errors(self._app):
                 consumed = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
         except CoordinationUnavailable:
             return frozenset()
