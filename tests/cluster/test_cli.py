@@ -19,9 +19,11 @@ import msgspec
 import pytest
 import yaml
 
+from srt_common.clock import SystemClock
 from srt_common.messages.rollouts import EngineLoad
+from srt_operator.backends.kubernetes_api import Calls
 from srt_operator.cli import main
-from srt_operator.cluster.probes import Metrics, serving
+from srt_operator.cluster.probes import Health, Metrics, serving
 from srt_operator.engine_now import EngineNow
 from srt_operator.run_lines import Line
 from support.cluster import ControlPlane, apply_definitions, free_ports
@@ -213,8 +215,15 @@ def operator_pod(plane: ControlPlane) -> Iterator[str]:
         return {"at_unix": time.time(), "now": now} if is_known else None
 
     async def serve() -> None:
-        metrics = Metrics()
-        async with serving(address, port, metrics=metrics, refresh=lambda: None, engines=engines):
+        health = Health(Calls(), SystemClock())
+        async with serving(
+            address,
+            port,
+            metrics=Metrics(),
+            refresh=lambda: None,
+            health=health,
+            engines=engines,
+        ):
             is_up.set()
             await asyncio.to_thread(is_over.wait)
 
