@@ -58,10 +58,12 @@ class TreeCacheClient:
 
     async def stats(self) -> list[CacheStats]:
         """What each replica that answers says of itself."""
-        answers = [
-            await self._ask("GET", replica + STATS_PATH, None, _STATS) for replica in self._replicas
-        ]
-        return [answer for answer in answers if answer is not None]
+        answers: list[CacheStats] = []
+        for replica in self._replicas:
+            answer = await self._ask("GET", replica + STATS_PATH, None, _STATS)
+            if answer is not None:
+                answers.append(answer)
+        return answers
 
     async def _ask(
         self, method: str, url: str, body: bytes | None, decoder: msgspec.json.Decoder[Answer]
