@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
+from urllib.parse import unquote
 
 from srt_operator.resources import SRTJobSpec
 
@@ -71,7 +72,8 @@ def _files(spec: SRTJobSpec, file_roots: Sequence[str]) -> Iterator[str]:
 
 
 def _below_roots(field: str, uri: str, file_roots: Sequence[str]) -> Iterator[str]:
-    path = posixpath.normpath(uri.removeprefix("file://").partition("?")[0])
+    """The path as it will be opened: decoded; links in it are the trainer's to follow."""
+    path = posixpath.normpath(unquote(uri.removeprefix("file://").partition("?")[0]))
     if not any(path.startswith(root.rstrip("/") + "/") for root in file_roots):
         roots = " or ".join(file_roots)
         yield f"{field} is {uri!r}: allowed in a cluster is file:// below {roots}"

@@ -125,6 +125,7 @@ def test_the_trainer_reads_its_file_and_serves_weights(monkeypatch: pytest.Monke
     read = trainer_settings(objects)
     assert read.engine_service == "http://sums-rollout.team.svc:8000"
     assert (read.job, read.coordination_url) == ("srtjob-uid", URL)
+    assert read.file_roots == (Path("/models"), Path("/data"))
     container = container_of(objects, "trainer")
     serving = settings_of(ServingSettings, container, monkeypatch)
     assert serving.weights_url == "http://sums-trainer.team.svc:8090"

@@ -91,6 +91,25 @@ def test_a_place_that_cannot_be_read_is_refused(tmp_path: Path, uri: str, reason
     assert reason in refusal(tmp_path, uri)
 
 
+def test_a_file_lies_below_the_roots_wherever_links_lead(tmp_path: Path) -> None:
+    root, outside = tmp_path / "data", tmp_path / "private.jsonl"
+    (root / "deep").mkdir(parents=True)
+    write_jsonl(outside, ROWS)
+    inside = write_jsonl(root / "deep" / "rows.jsonl", ROWS)
+    (root / "out.jsonl").symlink_to(outside)
+    (root / "in.jsonl").symlink_to(root / "deep" / "rows.jsonl")
+    (root / "loop.jsonl").symlink_to(root / "loop.jsonl")
+
+    def rows(uri: str) -> list[Any]:
+        cache = tmp_path / "cache"
+        return list(load_table(DatasetSettings(uri=uri), cache_dir=cache, file_roots=[root]).rows)
+
+    assert rows(inside) == rows(f"file://{root}/in.jsonl") == ROWS
+    for name in ("out.jsonl", "../private.jsonl", "%2e%2e/private.jsonl", "loop.jsonl"):
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            rows(f"file://{root}/{name}")
+
+
 def test_missing_columns_and_broken_files_are_refused(tmp_path: Path) -> None:
     uri = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     assert "no row with a column 'text'" in refusal(tmp_path, uri, prompt_field="text")

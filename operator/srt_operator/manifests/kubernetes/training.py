@@ -54,7 +54,8 @@ def training(
     """The trainer. ``job``: with its references resolved."""
     own = _labels(owner, pool)
     where = site(owner, pool=pool, cache=cache, num_threads=None)
-    text = json.dumps(trainer.settings(job, where), indent=2)
+    settings = trainer.settings(job, where) | {"file_roots": list(cluster.file_roots)}
+    text = json.dumps(settings, indent=2)
     name = trainer_name(owner.name)
     values = {
         "trainer.json": text.replace(pods.REDIS_URL, json.dumps(cluster.job_redis_url)[1:-1]),

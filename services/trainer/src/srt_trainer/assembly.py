@@ -35,7 +35,7 @@ from srt_trainer.reporting import Reporter, open_sinks
 from srt_trainer.rewards.base import find_reward
 from srt_trainer.rollout_client import RolloutClient, SamplingPlan
 from srt_trainer.serving import ServingSettings, check_serving
-from srt_trainer.settings import TrainerSettings
+from srt_trainer.settings import DatasetSettings, TrainerSettings
 from srt_trainer.step_plan import PromptKeys, StepPlanner
 from srt_trainer.weights import WeightsFolder
 from srt_trainer.weights_server import WeightsServer
@@ -102,7 +102,7 @@ def load_inputs(settings: TrainerSettings) -> Inputs:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
         folder, trust_remote_code=settings.model.trust_remote_code, local_files_only=True
     )
-    table = load_table(settings.dataset, cache_dir=settings.run_dir / "datasets")
+    table = _table(settings, settings.dataset)
     return Inputs(
         tokenizer=tokenizer,
         keys=PromptKeys(
@@ -120,7 +120,7 @@ def _evaluator(settings: TrainerSettings, inputs: Inputs) -> Evaluator | None:
     if settings.evaluation is None:
         return None
     dataset = settings.dataset.model_copy(update={"uri": settings.evaluation.uri})
-    table = load_table(dataset, cache_dir=settings.run_dir / "datasets")
+    table = _table(settings, dataset)
     return Evaluator(
         settings=settings.evaluation,
         job=settings.job,
@@ -132,6 +132,11 @@ def _evaluator(settings: TrainerSettings, inputs: Inputs) -> Evaluator | None:
         tokenizer=inputs.tokenizer,
         clock=CLOCK,
     )
+
+
+def _table(settings: TrainerSettings, dataset: DatasetSettings) -> Table:
+    folder = settings.run_dir / "datasets"
+    return load_table(dataset, cache_dir=folder, file_roots=settings.file_roots)
 
 
 def _cache_secret(settings: TrainerSettings) -> bytes:

@@ -69,12 +69,15 @@ class Prompt:
     """What reward functions get beside prompt and completion; always holds ``answer``, if known."""
 
 
-def load_table(settings: DatasetSettings, *, cache_dir: Path) -> Table:
+def load_table(
+    settings: DatasetSettings, *, cache_dir: Path, file_roots: Sequence[Path] | None = None
+) -> Table:
     """Load the rows of a data set.
 
     Args:
         settings: where they are.
         cache_dir: where `datasets` may keep its converted copies.
+        file_roots: folders below which a file must lie, links followed; None: anywhere.
 
     Raises:
         ConfigurationError: the URI, or what it points at, cannot be used.
@@ -83,7 +86,7 @@ def load_table(settings: DatasetSettings, *, cache_dir: Path) -> Table:
     if parts.scheme == "reasoning-gym":
         return _load_reasoning_gym(settings, parts)
     if parts.scheme == "file":
-        rows = _load_file(settings.uri, parts, cache_dir)
+        rows = _load_file(settings.uri, parts, cache_dir, file_roots)
     elif parts.scheme == "hf":
         rows = _load_hub(settings.uri, parts, cache_dir)
     else:
@@ -133,13 +136,28 @@ def _build_prompt(
     return Prompt(index, content, tuple(token_ids), columns)
 
 
-def _load_file(uri: str, parts: SplitResult, cache_dir: Path) -> Sequence[Row]:
+def _resolved(uri: str, path: Path, file_roots: Sequence[Path] | None) -> Path:
+    """The file itself, without links on the way, so that what was checked is what is opened."""
+    try:
+        file = path.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads back to itself
+        raise _refusal(uri, str(error)) from error
+    if file_roots is None or any(file.is_relative_to(root.resolve()) for root in file_roots):
+        return file
+    roots = " or ".join(map(str, file_roots))
+    raise _refusal(uri, f"allowed are files below {roots}, also where a link leads")
+
+
+def _load_file(
+    uri: str, parts: SplitResult, cache_dir: Path, file_roots: Sequence[Path] | None
+) -> Sequence[Row]:
     import datasets
 
     path = Path(unquote(parts.path))
     file_format = FILE_FORMATS.get(path.suffix)
     if file_format is None:
         raise _refusal(uri, f"allowed are files ending in {', '.join(FILE_FORMATS)}")
+    path = _resolved(uri, path, file_roots)
     if not path.is_file():
         raise _refusal(uri, "there is no such file")
     try:

@@ -211,6 +211,9 @@ class TrainerSettings(_Section):
 
     model: ModelSettings
     dataset: DatasetSettings
+    file_roots: Annotated[tuple[Path, ...], Field(min_length=1)] | None = None
+    """Folders below which files of data sets must lie, links followed; None: anywhere."""
+
     reward: Annotated[str, StringConstraints(min_length=1)]
     """``reasoning-gym``, ``exact-match`` or ``package.module:function`` with TRL's reward
     signature."""
