@@ -17,6 +17,7 @@ import msgspec
 from srt_common.clock import Clock
 from srt_common.messages.rollouts import DECODE_LOAD, LOAD_PATH, STATS_PATH, EngineLoad
 from srt_operator.engine_now import EngineNow, engine_now
+from srt_operator.http_client import plain_client
 from srt_operator.run_lines import Line
 
 READ_SECONDS: Final = 2.0
@@ -104,10 +105,8 @@ class EngineCounters:
 
     async def read(self) -> None:
         """Read every engine that answers, and write one line when any did."""
-        headers = {"authorization": f"Bearer {self._token()}"}
-        async with httpx.AsyncClient(
-            headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False, verify=False
-        ) as client:
+        async with plain_client(timeout=TIMEOUT_SECONDS) as client:
+            client.headers["authorization"] = f"Bearer {self._token()}"
             answers = await asyncio.gather(*(self._look(client, name) for name in self._engines))
         self.now = {answer.load.engine: answer for answer in answers if answer is not None}
         if self.now:

@@ -6,6 +6,7 @@ import asyncio
 
 import httpx
 
+from srt_operator.http_client import plain_client
 from srt_operator.manifests.process import HttpReadiness, Readiness, ServerReadiness
 
 TIMEOUT_SECONDS = 2.0
@@ -19,10 +20,8 @@ async def is_ready(readiness: Readiness) -> bool:
 
 
 async def _answers_http(readiness: HttpReadiness) -> bool:
-    try:  # plain HTTP on the loopback: nothing to verify, and no certificates to load
-        async with httpx.AsyncClient(
-            timeout=TIMEOUT_SECONDS, trust_env=False, verify=False
-        ) as client:
+    try:
+        async with plain_client(timeout=TIMEOUT_SECONDS) as client:
             answer = await client.get(readiness.url)
     except httpx.HTTPError:
         return False

@@ -24,6 +24,7 @@ from srt_common.messages.tree_cache import CacheStats
 from srt_operator.cluster.store import Key
 from srt_operator.constants import Kind
 from srt_operator.engine_counters import EngineCounters
+from srt_operator.http_client import plain_client
 from srt_operator.resources import SRTJobSpec
 from srt_operator.run_lines import Line
 from srt_operator.runahead.assembly import Place, run_ahead
@@ -126,7 +127,7 @@ class Companion:
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
+            http = await stack.enter_async_context(plain_client())
             coordination = Coordination.from_url(self.place.server_url, job=self.place.job_id)
             stack.push_async_callback(coordination.close)
             if self.spec.rollout.pool.drafter.enabled and self.spec.run_ahead.enabled:

@@ -16,6 +16,7 @@ from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_common.telemetry.setup import TelemetrySettings, build
 from srt_operator.background import going_on
+from srt_operator.http_client import plain_client
 from srt_operator.manifests.process import LocalSite, Site
 from srt_operator.processes import Component, members
 from srt_operator.resources import SRTJob, SRTJobSpec
@@ -98,7 +99,7 @@ async def run_ahead(
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, verify=False))
+        client = await stack.enter_async_context(plain_client())
         coordination = Coordination.from_url(place.server_url, job=place.job_id)
         stack.push_async_callback(coordination.close)
         if is_new:
