@@ -53,8 +53,8 @@ def _is_own_variable(name: str) -> bool:
     return _is_own(name, prefix="SRT_") or name in _OWN_VARIABLES
 
 
-def _num_cores(resources: Mapping[str, Any]) -> Fraction:
-    return quantities.parse(str(resources.get("cpu", 0)))
+def _num_cores(resources: Mapping[str, Any] | None) -> Fraction:
+    return quantities.parse(str((resources or {}).get("cpu", 0)))
 
 
 def _num_sources(volume: Mapping[str, Any]) -> int:
