@@ -221,6 +221,27 @@ def test_a_template_shapes_the_main_container_and_its_pod() -> None:
     assert {"name": "SRT_ROLLOUT_NUM_THREADS", "value": "2"} in gateway["env"]
 
 
+def test_containers_that_no_template_shapes_ask_for_little() -> None:
+    objects = everything(make_job())
+    small = {"requests": {"cpu": "50m", "memory": "128Mi"}}
+    assert container_of(objects, "runahead")["resources"] == small
+    assert container_of(objects, "tree-cache")["resources"] == small
+    assert "resources" not in container_of(objects, "gateway")
+    site = PodDefaults.model_validate({"resources": {"limits": {"memory": "64Mi"}}})
+    cluster = replace(CLUSTER, pod_defaults={"treeCache": site})
+    assert container_of(everything(make_job(), cluster), "tree-cache")["resources"] == {
+        "limits": {"memory": "64Mi"},
+        "requests": {"cpu": "50m"},
+    }
+
+
+def test_scratch_and_shared_memory_are_bounded() -> None:
+    for pod, _ in containers(everything(make_job())):
+        volumes = {v["name"]: v["emptyDir"] for v in pod["volumes"] if "emptyDir" in v}
+        assert volumes["srt-tmp"]["sizeLimit"]
+        assert volumes.get("srt-shm", {"sizeLimit": "absent"})["sizeLimit"]
+
+
 def test_an_engine_on_an_accelerator_takes_its_own_threads() -> None:
     template = '{"resources": {"limits": {"nvidia.com/gpu": 1}}}'
     objects = everything(make_job(spec__rollout__template__podTemplate=template))

@@ -23,6 +23,10 @@ REDIS_URL: Final = "$(REDIS_URL)"
 REDIS_CA: Final = "redis-ca.crt"
 """Below `PRIVATE`, as the URLs for jobs that the chart makes name it."""
 POD_NAME: Final = "$(POD_NAME)"
+SMALL: Final = {"cpu": "50m", "memory": "128Mi"}
+"""Requests of a container that waits most of the time."""
+SCRATCH_LIMIT: Final = "8Gi"
+"""Of ``/tmp``: what compilers and data sets leave."""
 
 _SECURITY: Final = {
     "allowPrivilegeEscalation": False,
@@ -74,6 +78,8 @@ class Container:
     port: tuple[str, int] | None = None
     probes: Mapping[str, Any] = field(default_factory=dict)
     mounts: Sequence[dict[str, Any]] = ()
+    requests: Mapping[str, str] = field(default_factory=dict)
+    """Kept free for it, as far as neither template nor site say anything of a resource."""
     drains_seconds: int = 0
     """Wait this long after a pod is told to stop, until nobody is sent here any more."""
 
@@ -102,7 +108,7 @@ def pod_spec(pod: Pod, defaults: PodDefaults, template: PodTemplate) -> dict[str
         "terminationGracePeriodSeconds": math.ceil(pod.grace_seconds),
         "securityContext": _POD_SECURITY,
         "volumes": [
-            {"name": "srt-tmp", "emptyDir": {}},
+            {"name": "srt-tmp", "emptyDir": {"sizeLimit": SCRATCH_LIMIT}},
             *pod.volumes,
             *defaults.volumes,
             *user["volumes"],
@@ -199,15 +205,26 @@ def _container(
         ],
         **what.probes,
     }
+    resources: dict[str, Any] = {}
     if user is not None:
         template = PodTemplate.model_validate({"resources": user["resources"]})
-        container["resources"] = resources_of(defaults, template)
+        resources = resources_of(defaults, template)
+    if found := _with_requests(resources, what.requests):
+        container["resources"] = found
     if what.port is not None:
         name, number = what.port
         container["ports"] = [{"name": name, "containerPort": number, "protocol": "TCP"}]
     if what.drains_seconds:
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": what.drains_seconds}}}
     return container
+
+
+def _with_requests(resources: dict[str, Any], requests: Mapping[str, str]) -> dict[str, Any]:
+    """A limit alone is a request of its size: nothing is added to what is limited."""
+    limited = resources.get("limits", {})
+    own = {name: amount for name, amount in requests.items() if name not in limited}
+    wanted = {**own, **resources.get("requests", {})}
+    return {**resources, "requests": wanted} if wanted else resources
 
 
 def _references(pod: Pod) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ ROLE: Final = "rollout"
 DRAIN_NOTICE_SECONDS: Final = 2
 """From the wish to stop until the gateway is told, for names to be forgotten."""
 START_SECONDS: Final = 900
+SHARED_MEMORY_LIMIT: Final = "2Gi"
+"""What an engine's processes tell each other; it counts as the pod's memory."""
 _PROBE_SECONDS: Final = 5
 
 
@@ -91,7 +93,7 @@ def _pod(cluster: Cluster, pool: Pool, cache: Cache | None) -> pods.Pod:
     if cache is not None:
         secrets[secret_name(cache, cache_set(cache.name))] = ("token:cache-token", "cache-secret")
     weights_volume, weights_mount = _weights(pool)
-    shm = {"name": "srt-shm", "emptyDir": {"medium": "Memory"}}
+    shm = {"name": "srt-shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_LIMIT}}
     main_mounts = [
         {"name": "srt-home", "mountPath": pods.HOME},
         {"name": "srt-shm", "mountPath": "/dev/shm"},
@@ -121,6 +123,7 @@ def _pod(cluster: Cluster, pool: Pool, cache: Cache | None) -> pods.Pod:
         command=("python", "-m", "srt_runahead"),
         environment=runahead.variables(pool.spec, where, engine=pods.POD_NAME),
         mounts=[pods.private_mount()],
+        requests=pods.SMALL,
     )
     return pods.Pod(
         containers=[gateway, worker] if pool.spec.run_ahead.enabled else [gateway],

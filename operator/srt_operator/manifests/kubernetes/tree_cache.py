@@ -87,6 +87,7 @@ def _pod(cluster: Cluster, cache: Cache) -> pods.Pod:
         port=("http", PORT_TREE_CACHE),
         probes=_probes(),
         mounts=[pods.private_mount()],
+        requests=pods.SMALL,
     )
     return pods.Pod(
         containers=[replica],
