@@ -24,6 +24,9 @@ EVERYTHING: Object = {
     "image": {"registry": "registry.example/srt", "pullSecrets": ["regcred"]},
     "redis": {"persistence": {"enabled": True}, "tls": {"existingSecret": "redis-tls"}},
     "telemetry": {"otlpEndpoint": "http://collector.monitoring:4318"},
+    "networkPolicy": {
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    },
     "monitoring": {
         "prometheusUrl": "http://prometheus.monitoring:9090",
         "serviceMonitor": {"enabled": True},
@@ -50,6 +53,18 @@ def matches(selector: Object, labels: dict[str, str]) -> bool:
 def test_lint_has_nothing_to_say() -> None:
     answer = run_helm("lint", "--strict", str(CHART), str(CHART.parent / "srt-crds"))
     assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitor"])
+def test_a_monitor_that_no_policy_lets_in_is_refused(monitor: str) -> None:
+    enabled = f"monitoring.{monitor}.enabled=true"
+    answer = run_helm("template", "srt", str(CHART), "--set", enabled)
+    assert answer.returncode != 0
+    assert "networkPolicy.metricsFrom" in answer.stderr
+    without = run_helm(
+        "template", "srt", str(CHART), "--set", f"{enabled},networkPolicy.enabled=false"
+    )
+    assert without.returncode == 0, without.stderr
 
 
 def test_every_pod_is_restricted(objects: list[Object]) -> None:
