@@ -179,7 +179,8 @@ class RolloutSpec(Part):
     template: RolloutTemplate | None = None
     """The pool this job owns."""
     pool_ref: Reference | None = None
-    """A RolloutPool of the namespace that this job uses; in a cluster only."""
+    """A RolloutPool of the namespace that this job uses, with its trees and the slots it reserves;
+    it serves the job's model. In a cluster only."""
 
     @property
     def pool(self) -> RolloutTemplate:

@@ -182,6 +182,16 @@ _SRTJOB_RULES: Final[Sequence[Rule]] = (
         "!(has({0}) && has({1}))",
         shows_value=False,
     ),
+    *(
+        Rule(
+            (part, "spec.rollout.poolRef"),
+            lambda trees, pool: trees is None or pool is None,
+            "to leave it out with spec.rollout.poolRef, for a pool names its own trees",
+            "!(has({0}) && has({1}))",
+            shows_value=False,
+        )
+        for part in ("spec.treeCache.cacheRef", "spec.treeCache.template")
+    ),
     Rule(
         (_ENGINE + "maxModelLen", *_LONGEST),
         lambda length, prompt, response: length >= prompt + response,

@@ -156,12 +156,17 @@ def test_a_pool_is_used_by_one_job_after_the_other_and_stays(stage: Stage) -> No
             "runAhead": {"enabled": False},
         },
     }
+    uses = {
+        "rollout": {"poolRef": {"name": "pool"}},
+        "treeCache": {},
+        "runAhead": {"enabled": False},
+    }
     stage.plane.apply(pool)
     stage.kubelet.make_ready(1, role="rollout")
-    stage.apply("first", rollout={"poolRef": {"name": "pool"}}, runAhead={"enabled": False})
+    stage.apply("first", **uses)
     stage.kubelet.make_ready(1, role="trainer")
     stage.until("srtjob", "first", "TrainerReady")
-    stage.apply("second", rollout={"poolRef": {"name": "pool"}}, runAhead={"enabled": False})
+    stage.apply("second", **uses)
     condition = stage.until("srtjob", "second", "RolloutReady", "False")
     assert condition["reason"] == "PoolInUse"
     stage.kubelet.end(0, role="trainer")

@@ -192,6 +192,12 @@ MISTAKES: Final = [
         {"name": "trees"},
         blamed="spec.treeCache.cacheRef",
     ),
+    Bad(
+        "SRTJob",
+        "spec.rollout",
+        {"poolRef": {"name": "engines"}},
+        blamed="spec.treeCache.template",
+    ),
     Bad("SRTJob", "spec.rollout.template.engine.maxModelLen", 100),
     Bad("SRTJob", "spec.optimizer.maxTokensPerMicroBatch", 100),
     Bad("SRTJob", "spec.runAhead.reserveSlots", 8),

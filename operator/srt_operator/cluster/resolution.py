@@ -12,14 +12,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from srt_common.errors import ConfigurationError
-from srt_operator import job_file, places
+from srt_operator import job_file, places, pool_use
 from srt_operator.backends.kubernetes import Names
 from srt_operator.caches import RedisSpec, TreeCache, TreeCacheReplicas, TreeCacheTemplate
 from srt_operator.cluster.store import Store, controller_uid
 from srt_operator.constants import ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes.cluster import Cache, Pool
 from srt_operator.manifests.kubernetes.objects import Manifest, Resource, Spec, trainer_name
-from srt_operator.pools import RolloutPool, RolloutTemplate
+from srt_operator.pools import RolloutPool
 from srt_operator.resources import JobTreeCacheSpec, SRTJob, SRTJobSpec
 
 RETRY_SECONDS: Final = 10.0
@@ -146,16 +146,9 @@ def _with_pool(spec: SRTJobSpec, store: Store, owner: Resource[Any]) -> SRTJobSp
     if pool.replicas == 0:
         message = f"RolloutPool {reference.name} has no replicas: scale it up"
         raise Refused(Reason.REPLICAS_MISSING, message, missing=ConditionType.ROLLOUT_READY)
-    template = RolloutTemplate(
-        replicas=pool.replicas,
-        engine=pool.engine,
-        drafter=pool.drafter,
-        drainSeconds=pool.drain_seconds,
-        podTemplate=pool.pod_template,
-    )
-    rollout = spec.rollout.model_copy(update={"template": template})
-    tree_cache = JobTreeCacheSpec(cacheRef=pool.tree_cache_ref)
-    return spec.model_copy(update={"rollout": rollout, "tree_cache": tree_cache})
+    if faults := pool_use.faults(spec, reference.name, pool):
+        raise Refused(Reason.VALIDATION_FAILED, "; ".join(faults))
+    return pool_use.with_pool(spec, pool)
 
 
 def _with_cache(

@@ -17,9 +17,10 @@ URL = "redis://x"
 
 
 def job(name: str, *, minute: int, phase: str = "Running") -> dict[str, Any]:
-    document = make_job(metadata__name=name, spec__rollout="{poolRef: {name: shared}}").model_dump(
-        mode="json", by_alias=True, exclude_none=True
+    made = make_job(
+        metadata__name=name, spec__rollout="{poolRef: {name: shared}}", spec__treeCache="{}"
     )
+    document = made.model_dump(mode="json", by_alias=True, exclude_none=True)
     document["metadata"] |= {
         "namespace": "n",
         "uid": f"{name}-uid",
@@ -68,6 +69,17 @@ def served(*found: dict[str, Any]) -> set[str]:
             else:
                 names.add(manifest["metadata"]["name"])
     return names
+
+
+def test_a_pool_of_another_model_is_refused() -> None:
+    other = job("other", minute=0)
+    other["spec"]["model"]["uri"] = "file:///models/other"
+    store = Store()
+    for manifest in (other, *shared()):
+        store.put(manifest)
+    with pytest.raises(Refused, match=r"spec\.model\.uri is 'file:///models/other'") as caught:
+        resolve(other, store, redis_url=URL, file_roots=("/",))
+    assert caught.value.reason == "ValidationFailed"
 
 
 def test_a_free_pool_is_the_oldest_jobs() -> None:
