@@ -139,7 +139,11 @@ def test_doctor_says_that_nobody_answers(srt: Command, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     server = {"name": "gone", "cluster": {"server": "https://127.0.0.1:9"}}
     context = {"name": "gone", "context": {"cluster": "gone", "user": "gone"}}
-    document = {"clusters": [server], "contexts": [context], "users": [{"name": "gone"}]}
+    document = {
+        "clusters": [server],
+        "contexts": [context],
+        "users": [{"name": "gone", "user": {}}],
+    }
     kubeconfig.write_text(yaml.safe_dump(document | {"current-context": "gone"}))
     answer = srt.run("doctor", "--context", "gone", expected=1, kubeconfig=kubeconfig)
     [line] = answer.splitlines()

@@ -212,9 +212,11 @@ class KubernetesApi:
         self, kind: str, namespace: str, name: str, *, is_dry_run: bool = False
     ) -> None:
         """Delete, with all that it owns; what is not there is fine."""
-        body, query = {"propagationPolicy": "Background"}, _dry_run(is_dry_run)
+        body: Manifest = {"propagationPolicy": "Background"}
+        if is_dry_run:
+            body["dryRun"] = ["All"]  # beside a body the server reads no options from the query
         try:
-            await self._call("DELETE", _path(kind, namespace, name), query=query, body=body)
+            await self._call("DELETE", _path(kind, namespace, name), body=body)
         except KubernetesRefused as error:
             if error.status != 404:
                 raise
