@@ -103,7 +103,7 @@ def _counts(loads: Sequence[Any]) -> list[str]:
 
 
 def _engines(jobs: Sequence[JobNow]) -> Table:
-    columns = ("POLICY", "RUNNING", "WAITING", "RUN-AHEAD", "SLOTS", "KV")
+    columns = ("POLICY", "RUNNING", "WAITING", "RUN-AHEAD", "SLOTS", "KV", "GPU")
     rates = ("TOKENS/S", "TOKENS/STEP", "HIT", "ACCEPTED")
     table = _table(("JOB", "ENGINE"), (*columns, *rates))
     table.add_column("BUBBLE", no_wrap=True)
@@ -117,6 +117,7 @@ def _engines(jobs: Sequence[JobNow]) -> Table:
             *_counts([load]),
             str(load.max_num_seqs),
             _number(load.kv_cache_usage, ".0%"),
+            _number(load.gpu_utilization, ".0%"),
             _number(engine.tokens_per_second, ".0f"),
             _number(engine.tokens_per_step, ".2f"),
             _number(engine.cache_hit_fraction, ".0%"),

@@ -167,7 +167,7 @@ def test_top_shows_what_the_leading_operator_has_heard(
         told = json.loads(srt.run("top", *place, "-o", "json"))
     rows = [" ".join(row.split()) for row in text.splitlines()]
     assert rows[1] == "sums Running 1/3 5 3 2 -"
-    assert rows[-1].startswith("sums sums-rollout-0 7 5 3 2 16 0% - 2.50")
+    assert rows[-1].startswith("sums sums-rollout-0 7 5 3 2 16 0% - - 2.50")
     assert told[0]["engines"]["sums-rollout-0"]["tokens_per_step"] == 2.5
     api_server.kubectl("delete", "lease/srt-operator", "srtjob/sums")
 

@@ -73,8 +73,8 @@ def test_a_job_and_its_engines_are_rows() -> None:
     stock = engine_now(load("rollout-2"), {}, 2.0, "")
     rows = [" ".join(row.split()) for row in drawn(line(busy, stock)).splitlines() if row.strip()]
     assert rows[1] == "sums-0 Running 3/45 10 6 4 250"
-    assert rows[3] == "sums-0 rollout-2 7 5 3 2 16 25% - - - - -"
-    assert rows[4] == "sums-0 rollout-10 7 5 3 2 16 25% 250 5.00 75% 80% straggler"
+    assert rows[3] == "sums-0 rollout-2 7 5 3 2 16 25% - - - - - -"
+    assert rows[4] == "sums-0 rollout-10 7 5 3 2 16 25% - 250 5.00 75% 80% straggler"
 
 
 def test_old_readings_are_not_shown_as_now() -> None:
