@@ -176,4 +176,5 @@ def test_an_operator_of_one_namespace_runs_its_jobs_and_leaves_others_alone(
     plane.kubectl("delete", "srtjob", "sums", "-n", TEAM, "--wait=false")
     wait_for(is_gone, "everything of the job is gone")
     assert "status" not in plane.get("srtjob", "sums", "-n", OTHERS)
+    plane.kubectl("delete", "srtjob", "sums", "-n", OTHERS)
     assert "forbidden" not in operator.log()
