@@ -53,8 +53,8 @@ _GAIN_DOUBT = 1.6
 """A gain over k steps is taken for a loss below 1 - doubt / k."""
 _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
-_SHORTEST_PAUSE = 32
-_LONGEST_PAUSE = 256
+_SHORTEST_PAUSE = 64
+_LONGEST_PAUSE = 512
 
 
 class _Kind(Enum):

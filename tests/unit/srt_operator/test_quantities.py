@@ -54,4 +54,4 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
 
 @given(st.integers(0, 10**18), st.sampled_from(["", "m", "k", "Ki", "E", "Ei", "e0", "E99"]))
 def test_every_suffix_is_a_finite_number(number: int, suffix: str) -> None:
-    assert number / 1000 <= parse(f"{number}{suffix}") <= number * 10**99
+    assert Fraction(number, 1000) <= parse(f"{number}{suffix}") <= number * 10**99
