@@ -26,7 +26,9 @@ from srt_operator.manifests.kubernetes.objects import Manifest
 LEASE: Final = "srt-operator"
 DURATION_SECONDS: Final = 15.0
 RENEW_WITHIN_SECONDS: Final = 10.0
-"""A holder whose last renewal is older gives up, well before the lease expires."""
+"""A holder whose last renewal is older, and who fails again, gives up."""
+STOP_WITHIN_SECONDS: Final = 14.0
+"""A holder whose last renewal is older gives up, whatever it waits for: the lease soon expires."""
 RETRY_SECONDS: Final = 2.0
 CALL_SECONDS: Final = 4.0
 """A call that takes longer is given up, so that there is time for another."""
@@ -111,7 +113,7 @@ class Election:
         """Renew until the lease is lost or could not be renewed in time; then return."""
         while True:
             try:
-                async with asyncio.timeout(self._seconds_left(RENEW_WITHIN_SECONDS)):
+                async with asyncio.timeout(self._seconds_left(STOP_WITHIN_SECONDS)):
                     await asyncio.sleep(RETRY_SECONDS)
                     is_renewed = await self._try()
             except TimeoutError:

@@ -142,7 +142,7 @@ async def test_a_holder_that_cannot_renew_gives_up_before_another_may_take_over(
     assert not holding.done()
     clock.now += 0.2
     await asyncio.wait_for(holding, 1.0)
-    assert election.RENEW_WITHIN_SECONDS < DURATION_SECONDS
+    assert election.RENEW_WITHIN_SECONDS < election.STOP_WITHIN_SECONDS < DURATION_SECONDS
 
 
 @pytest.mark.usefixtures("quick")
@@ -159,7 +159,7 @@ async def test_a_holder_whose_calls_hang_gives_up_in_time_all_the_same(
     first = Election(api, namespace="n", identity="a", clock=clock)
     await first.win()
     assert first.is_held
-    monkeypatch.setattr(election, "RENEW_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr(election, "STOP_WITHIN_SECONDS", 0.05)
     monkeypatch.setattr(election, "DURATION_SECONDS", 0.1)
     api.is_away = True
     await asyncio.wait_for(first.hold(), 2.0)
