@@ -74,7 +74,9 @@ class CacheController:
     async def _forget(self, manifest: Manifest) -> bool:
         metadata = manifest["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
-        await self._context.upkeep.delete("StatefulSet", namespace, cache_set(name))
+        there = self._context.store.get("StatefulSet", namespace, cache_set(name))
+        if there is not None and controller_uid(there) == metadata["uid"]:
+            await self._context.upkeep.delete("StatefulSet", namespace, cache_set(name))
         if writers := self._writers(namespace, name):
             message = f"its trees are removed when nobody writes them: {', '.join(writers)} may"
             await self._context.sayings.event(manifest, Reason.IN_USE, message, is_bad=False)

@@ -93,9 +93,7 @@ class JobController:
             ended = manifest["status"].get("completionTime")
             return await self._expire(manifest, ended, now)
         if _is_to_stop(manifest, now):
-            metadata = manifest["metadata"]
-            name = trainer_name(metadata["name"])
-            await self._context.upkeep.delete("Job", metadata["namespace"], name)
+            await self._stop_trainer(manifest)
         status = job_status.refused(manifest, refused, now=now)
         return soonest(await self._context.sayings.status(manifest, status), refused)
 
@@ -278,7 +276,7 @@ class JobController:
         """Whether trainer or engines of a job that goes may still write; they are told to stop."""
         metadata, store = manifest["metadata"], self._context.store
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
-        await self._context.upkeep.delete("Job", namespace, trainer_name(name))
+        await self._stop_trainer(manifest)
         pool = store.get(Kind.ROLLOUT_POOL, namespace, name)
         if pool is not None and controller_uid(pool) == uid and pool["spec"].get("replicas"):
             change = {"spec": {"replicas": 0}}
@@ -288,6 +286,13 @@ class JobController:
             and pod["metadata"]["labels"].get(LABEL_ROLE) in (rollout_pool.ROLE, training.ROLE)
             for pod in store.of_kind("Pod")
         )
+
+    async def _stop_trainer(self, manifest: Manifest) -> None:
+        metadata = manifest["metadata"]
+        namespace, name = metadata["namespace"], trainer_name(metadata["name"])
+        there = self._context.store.get("Job", namespace, name)
+        if there is not None and controller_uid(there) == metadata["uid"]:
+            await self._context.upkeep.delete("Job", namespace, name)
 
     async def _forget(self, manifest: Manifest) -> None:
         """What lies under a pool's name stays while another job uses the pool.
