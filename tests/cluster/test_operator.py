@@ -232,3 +232,40 @@ def test_restarts_of_the_trainer_are_counted_and_told(stage: Stage) -> None:
     stage.until("srtjob", "again", "Complete")
     [ended_report] = [r for r in stage.job("again")["status"]["processes"] if r["restarts"]]
     assert (ended_report["name"], ended_report["restarts"]) == ("trainer", 2)
+
+
+def test_what_a_user_has_of_a_jobs_name_is_not_taken_over(stage: Stage) -> None:
+    cache = {
+        "apiVersion": "srt-rl.dev/v1alpha1",
+        "kind": "TreeCache",
+        "metadata": {"name": "taken", "namespace": stage.namespace},
+        "spec": {"shards": 16, "deletionPolicy": "Retain"},
+    }
+    stage.plane.apply(cache)
+    stage.apply("taken")
+    wait_for(
+        lambda: stage.condition("srtjob", "taken", "TreeCacheReady")["reason"] == "NameTaken",
+        "the job says that the name is taken",
+    )
+    there = stage.plane.get("treecache", "taken", "-n", stage.namespace)
+    assert there["spec"]["deletionPolicy"] == "Retain"
+    assert "ownerReferences" not in there["metadata"]
+    stage.plane.kubectl("delete", "treecache", "taken", "-n", stage.namespace, "--wait=false")
+    uid = stage.job("taken")["metadata"]["uid"]
+    stage.swept(lambda: stage.pods_are_of(uid, 1), "the job has a cache of its own")
+    stage.run_until_training("taken")
+
+
+def test_a_job_that_is_made_again_begins_anew(stage: Stage) -> None:
+    stage.apply("again")
+    stage.run_until_training("again")
+    stage.kubelet.end(0, role="trainer")
+    stage.until("srtjob", "again", "Complete")
+    stage.plane.kubectl("delete", "srtjob", "again", "-n", stage.namespace, "--wait=false")
+    stage.swept(lambda: stage.names("srtjobs") == [], "the first one is gone")
+    stage.apply("again")
+    uid = stage.job("again")["metadata"]["uid"]
+    stage.swept(lambda: stage.pods_are_of(uid, 1), "pods of the first one are gone")
+    stage.run_until_training("again")
+    status = stage.job("again")["status"]
+    assert (status["phase"], status["progress"]["step"]) == ("Running", 0)

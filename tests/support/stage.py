@@ -61,5 +61,11 @@ class Stage:
 
         wait_for(look, what)
 
+    def pods_are_of(self, uid: str, count: int) -> bool:
+        """Whether there are at least so many pods, all of the job with this uid."""
+        pods = self.plane.get("pods", "-n", self.namespace)["items"]
+        owners = {pod["metadata"]["labels"].get("srt-rl.dev/job-uid") for pod in pods}
+        return len(pods) >= count and owners == {uid}
+
     def reasons(self) -> set[str]:
         return {e["reason"] for e in self.plane.get("events", "-n", self.namespace)["items"]}
