@@ -37,12 +37,14 @@ test-unit: install ## the fast part
 test-integration: install ## real engines, servers and processes
 	$(PYTEST) tests/integration
 
+CLUSTER_TESTS ?= tests/cluster
+
 cluster-packages: ## Debian packages that a node of make test-cluster takes (root)
 	apt-get install -y -qq --no-install-recommends iptables nftables conntrack debootstrap libseccomp-dev pkg-config iproute2 socat >/dev/null
 
 test-cluster: install ## real Kubernetes: API server, control plane, one node (first: 15 minutes to build it)
 	cd tests && ../$(BIN)/python -m support.cluster_tools
-	$(PYTEST) tests/cluster
+	$(PYTEST) $(CLUSTER_TESTS)
 
 lint: install ## ruff, import boundaries, clippy, rustfmt, shellcheck
 	$(BIN)/ruff check $(SOURCES)

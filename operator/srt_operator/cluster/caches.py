@@ -77,7 +77,7 @@ class CacheController:
         there = self._context.store.get("StatefulSet", namespace, cache_set(name))
         if there is not None and controller_uid(there) == metadata["uid"]:
             await self._context.upkeep.delete("StatefulSet", namespace, cache_set(name))
-        if writers := self._writers(namespace, name):
+        if writers := self._writers(manifest):
             message = f"its trees are removed when nobody writes them: {', '.join(writers)} may"
             await self._context.sayings.event(manifest, Reason.IN_USE, message, is_bad=False)
             return False
@@ -102,10 +102,15 @@ class CacheController:
             await store.close()
         return True
 
-    def _writers(self, namespace: str, name: str) -> list[str]:
-        """Its own pods and those of engines that draft from it."""
-        store = self._context.store
+    def _writers(self, manifest: Manifest) -> list[str]:
+        """Its own pods, and those of engines that draft from it. A job's cache has its job's id:
+        while the job goes on it is made anew and reads what its engines write; else they are gone.
+        """
+        store, metadata = self._context.store, manifest["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
         pods = store.of_owner("Pod", namespace, "StatefulSet", cache_set(name))
+        if controller_uid(manifest) is not None:
+            return sorted(pod["metadata"]["name"] for pod in pods)
         for pool in store.of_kind(Kind.ROLLOUT_POOL):
             reference = pool["spec"].get("treeCacheRef", {}).get("name")
             if (pool["metadata"]["namespace"], reference) == (namespace, name):
