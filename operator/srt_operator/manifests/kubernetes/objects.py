@@ -76,7 +76,7 @@ def secret_name(owner: Resource[Any], name: str) -> str:
     """Of an owner's Secret. What lies there under other names is never written: the operator may
     not read Secrets, so it could not tell whose they are.
     """
-    return f"{name}-{owner.uid[:8]}"
+    return f"{name}-{owner.id[:8]}"
 
 
 def host(service: str, namespace: str) -> str:
