@@ -158,7 +158,7 @@ async def test_engines_of_a_service_may_come_and_go_while_the_job_runs(
         await stack.aclose()
 
     first.on_request = watch
-    first.delay_seconds = second.delay_seconds = 0.1
+    first.delay_seconds = second.delay_seconds = 0.5  # the second has the weights by then
     async with second, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         await stack.enter_async_context(first)
         leaving = tasks.create_task(leave(stack))
