@@ -104,6 +104,10 @@ class Phase(StrEnum):
     FAILED = "Failed"
 
 
+SETTLED: Final = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.SUSPENDED})
+"""A job in one of these is not worked on."""
+
+
 PROCESS_REFUSED_CONFIGURATION: Final = 2
 """Exit status of our services for wrong settings: starting them again would not help."""
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from srt_operator.constants import SETTLED
 from srt_operator.engine_now import EngineNow
 from srt_operator.run_lines import Line
 from srt_operator.status import SRTJobStatus
@@ -17,7 +18,6 @@ from srt_operator.status import SRTJobStatus
 FRESH_SECONDS: Final = 15.0
 """An older reading is not of now, and said so."""
 MAX_ROWS: Final = 64
-_ENDED: Final = ("Complete", "Failed", "Suspended")
 
 
 class JobNow(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ def job_now(name: str, status: SRTJobStatus, line: Line, *, now: float, note: st
         step=progress.step,
         steps=progress.steps,
         engines=engines,
-        note=note if status.phase not in _ENDED else "",
+        note=note if status.phase not in SETTLED else "",
     )
 
 

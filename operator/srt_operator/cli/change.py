@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import typer
 from rich.console import Console
 
 from srt_common.errors import ConfigurationError
-from srt_operator.backends.site import is_running
 from srt_operator.cli import cluster
 from srt_operator.cli.run import run_arms
 from srt_operator.cli.targets import (
@@ -24,6 +24,8 @@ from srt_operator.cli.targets import (
     DryRunOption,
     NamespaceOption,
     TargetArgument,
+    is_going_on,
+    layouts_of,
     local_run,
 )
 from srt_operator.constants import CANCELLED, Phase
@@ -36,6 +38,22 @@ STOP_PATIENCE_SECONDS: Final = 120.0
 """Engines may take their time to drain, the trainer to write a checkpoint."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a command asks for: of a job of a cluster, and of a run here."""
+
+    wanted: Mapping[str, Any]
+    wish: Wish
+    done: str
+
+
+_SUSPENDED: Final = _Change({"spec": {"suspend": True}}, Wish(is_suspended=True), "suspended")
+_RESUMED: Final = _Change({"spec": {"suspend": False}}, Wish(), "resumed")
+_CANCELLED: Final = _Change(
+    {"metadata": {"annotations": {CANCELLED: "true"}}}, Wish(is_cancelled=True), "cancelled"
+)
+
+
 def suspend(
     target: TargetArgument,
     dry_run: DryRunOption = False,
@@ -43,14 +61,7 @@ def suspend(
     namespace: NamespaceOption = None,
 ) -> None:
     """Stop a run of this machine or a job of a cluster; `srt resume` goes on with it."""
-    run = local_run(target, context, namespace)
-    if run is None:
-        wanted = {"spec": {"suspend": True}}
-        _change(target, wanted, "suspended", dry_run, context, namespace)
-        return
-    _check_running(target, run)
-    _wish(run, Wish(is_suspended=True), dry_run)
-    _say(f"run/{run.root.name} suspended", dry_run)
+    _stop(target, _SUSPENDED, dry_run, context, namespace)
 
 
 def resume(
@@ -60,15 +71,11 @@ def resume(
     namespace: NamespaceOption = None,
 ) -> None:
     """Go on with a suspended job; a run of this machine goes on inside this command."""
-    run = local_run(target, context, namespace)
+    run = _change(target, _RESUMED, _check_resumable, dry_run, context, namespace)
     if run is None:
-        wanted = {"spec": {"suspend": False}}
-        _change(target, wanted, "resumed", dry_run, context, namespace)
         return
-    _check_resumable(target, run)
-    _wish(run, Wish(), dry_run)
     if dry_run:
-        _say(f"run/{run.root.name} resumed", dry_run)
+        _say(f"run/{run.root.name} {_RESUMED.done}", dry_run)
         return
     arms = {arm: (job_of(layout), layout) for arm, layout in arms_of(run).items()}
     raise typer.Exit(asyncio.run(run_arms(Console(), job_of(run), run, arms)))
@@ -81,14 +88,7 @@ def cancel(
     namespace: NamespaceOption = None,
 ) -> None:
     """Give a job up: its processes or pods stop and it fails; what it left stays to be read."""
-    run = local_run(target, context, namespace)
-    if run is None:
-        wanted = {"metadata": {"annotations": {CANCELLED: "true"}}}
-        _change(target, wanted, "cancelled", dry_run, context, namespace)
-        return
-    _check_running(target, run)
-    _wish(run, Wish(is_cancelled=True), dry_run)
-    _say(f"run/{run.root.name} cancelled", dry_run)
+    _stop(target, _CANCELLED, dry_run, context, namespace)
 
 
 def delete(
@@ -107,40 +107,48 @@ def delete(
         _say(f"srtjob/{target} deleted", dry_run)
         return
     if not dry_run:
-        if _is_running(run):
+        if is_going_on(run):
             _wish(run, Wish(is_cancelled=True), dry_run)
             _wait_for_end(target, run)
         shutil.rmtree(run.root)
     _say(f"run/{run.root.name} deleted", dry_run)
 
 
+def _stop(
+    target: str, change: _Change, dry_run: bool, context: str | None, namespace: str | None
+) -> None:
+    run = _change(target, change, _check_running, dry_run, context, namespace)
+    if run is not None:
+        _say(f"run/{run.root.name} {change.done}", dry_run)
+
+
 def _change(
-    name: str,
-    wanted: Mapping[str, Any],
-    done: str,
+    target: str,
+    change: _Change,
+    check: Callable[[str, RunLayout], None],
     dry_run: bool,
     context: str | None,
     namespace: str | None,
-) -> None:
-    cluster.change(name, wanted, is_dry_run=dry_run, context=context, namespace=namespace)
-    _say(f"srtjob/{name} {done}", dry_run)
+) -> RunLayout | None:
+    """Have it changed; the run, if it is one of this machine, after ``check`` has let it pass."""
+    run = local_run(target, context, namespace)
+    if run is None:
+        cluster.change(
+            target, change.wanted, is_dry_run=dry_run, context=context, namespace=namespace
+        )
+        _say(f"srtjob/{target} {change.done}", dry_run)
+        return None
+    check(target, run)
+    _wish(run, change.wish, dry_run)
+    return run
 
 
 def _say(text: str, dry_run: bool) -> None:
     typer.echo(text + (" (dry run)" if dry_run else ""))
 
 
-def _layouts(run: RunLayout) -> list[RunLayout]:
-    """Of a run and its arms, each once."""
-    return list({layout.root: layout for layout in (run, *arms_of(run).values())}.values())
-
-
-def _is_running(run: RunLayout) -> bool:
-    return any(map(is_running, _layouts(run)))
-
-
 def _check_running(target: str, run: RunLayout) -> None:
-    if not _is_running(run):
+    if not is_going_on(run):
         fault = (
             f"RUN is {target!r}: it does not run; allowed is a run that goes on. srt resume takes "
             "it up again, srt delete removes it"
@@ -149,7 +157,7 @@ def _check_running(target: str, run: RunLayout) -> None:
 
 
 def _check_resumable(target: str, run: RunLayout) -> None:
-    if _is_running(run):
+    if is_going_on(run):
         fault = f"RUN is {target!r}: it runs; allowed is a run that was suspended or interrupted"
         raise ConfigurationError(faults=[fault])
     phases = {status_in(layout).phase for layout in arms_of(run).values()}
@@ -161,13 +169,13 @@ def _check_resumable(target: str, run: RunLayout) -> None:
 
 def _wish(run: RunLayout, wish: Wish, dry_run: bool) -> None:
     if not dry_run:
-        for layout in _layouts(run):
+        for layout in layouts_of(run):
             make_wish(layout, wish)
 
 
 def _wait_for_end(target: str, run: RunLayout) -> None:
     deadline = time.monotonic() + STOP_PATIENCE_SECONDS
-    while _is_running(run):
+    while is_going_on(run):
         if time.monotonic() > deadline:
             fault = f"RUN is {target!r}: it was cancelled and still runs after 120 s; end srt run"
             raise ConfigurationError(faults=[fault])

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from srt_common.errors import ConfigurationError
-from srt_operator.backends.site import is_running
 from srt_operator.cli import cluster
 from srt_operator.cli.showing import show_jobs
 from srt_operator.cli.targets import (
@@ -23,9 +22,10 @@ from srt_operator.cli.targets import (
     Output,
     OutputOption,
     TargetArgument,
+    is_going_on,
     local_run,
 )
-from srt_operator.constants import EXIT_COMPLETE, EXIT_FAILED, Phase
+from srt_operator.constants import EXIT_COMPLETE, EXIT_FAILED, SETTLED, Phase
 from srt_operator.display import display
 from srt_operator.layout import RunLayout
 from srt_operator.outcome import arms_of, job_of, run_folder
@@ -36,7 +36,6 @@ from srt_operator.status import SRTJobStatus
 FOLLOW_SECONDS: Final = 0.3
 QUIET_SECONDS: Final = 5.0
 """So long nobody may work on a run before it counts as left: between two arms nobody does."""
-_SETTLED: Final = (Phase.COMPLETE, Phase.FAILED, Phase.SUSPENDED)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/x.")]
 
@@ -151,9 +150,9 @@ def _follow(console: Console, title: str, layout: RunLayout, run: RunLayout) -> 
             status = status_in(layout)
             shown.show(status)
             now = time.monotonic()
-            if any(map(is_running, (layout, *arms_of(run).values()))):
+            if is_going_on(run):
                 last_seen = now
-            if status.phase in _SETTLED or now - last_seen > QUIET_SECONDS:
+            if status.phase in SETTLED or now - last_seen > QUIET_SECONDS:
                 return status.phase
             time.sleep(FOLLOW_SECONDS)
 

@@ -9,8 +9,9 @@ from typing import Annotated, Final
 import typer
 
 from srt_common.errors import ConfigurationError
+from srt_operator.backends.site import is_running
 from srt_operator.layout import RunLayout
-from srt_operator.outcome import run_folder
+from srt_operator.outcome import arms_of, run_folder
 
 RUNS: Final = Path("runs")
 """Where `srt run` puts runs by default; one there may be named without its folder."""
@@ -64,6 +65,16 @@ def local_run(target: str, context: str | None, namespace: str | None) -> RunLay
             if RunLayout(folder).job.exists():
                 return run_folder(folder)
     return None
+
+
+def layouts_of(run: RunLayout) -> list[RunLayout]:
+    """Of a run and its arms, each once."""
+    return list({layout.root: layout for layout in (run, *arms_of(run).values())}.values())
+
+
+def is_going_on(run: RunLayout) -> bool:
+    """Whether somebody works on a run or one of its arms."""
+    return any(map(is_running, layouts_of(run)))
 
 
 def check_output(output: Output, *allowed: Output) -> None:

@@ -16,7 +16,7 @@ from srt_operator import job_file, places, pool_use
 from srt_operator.backends.kubernetes import Names
 from srt_operator.caches import RedisSpec, TreeCache, TreeCacheReplicas, TreeCacheTemplate
 from srt_operator.cluster.store import Store, controller_uid
-from srt_operator.constants import ConditionType, Kind, Reason
+from srt_operator.constants import SETTLED, ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes.cluster import Cache, Pool
 from srt_operator.manifests.kubernetes.objects import Manifest, Resource, Spec, trainer_name
 from srt_operator.pools import RolloutPool
@@ -184,7 +184,7 @@ def _user_of(pool: str, store: Store, owner: Resource[Any]) -> str | None:
         if other["metadata"]["uid"] == owner.uid:
             continue
         is_older = _age(other) < _age(mine)
-        has_ended = other.get("status", {}).get("phase") in ("Complete", "Failed", "Suspended")
+        has_ended = other.get("status", {}).get("phase") in SETTLED
         if _has_trainer(other, store):
             is_its = is_older or not is_training
         else:
