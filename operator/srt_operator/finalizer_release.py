@@ -22,7 +22,7 @@ from srt_operator.backends.kubernetes_api import (
     KubernetesConflict,
     KubernetesRefused,
 )
-from srt_operator.cluster.finalizers import FINALIZER, finalizers
+from srt_operator.cluster.finalizers import finalizers, others
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 GONE_WITHIN_SECONDS: Final = 60.0
@@ -107,11 +107,11 @@ async def _release(api: KubernetesApi, found: Manifest) -> bool:
     """
     kind, where = found["kind"], (found["metadata"]["namespace"], found["metadata"]["name"])
     for attempt in range(MAX_ATTEMPTS):
-        others = [name for name in finalizers(found) if name != FINALIZER]
-        if len(others) == len(finalizers(found)):
+        kept = others(found)
+        if len(kept) == len(finalizers(found)):
             return False
         version = found["metadata"]["resourceVersion"]
-        change = {"metadata": {"resourceVersion": version, "finalizers": others}}
+        change = {"metadata": {"resourceVersion": version, "finalizers": kept}}
         try:
             await _unless_gone(api.merge(kind, *where, change))
         except KubernetesConflict:

@@ -12,7 +12,7 @@ from srt_common.store.redis_log import RedisLogStore
 from srt_operator import conditions
 from srt_operator.caches import TreeCacheSpec
 from srt_operator.cluster.context import Context
-from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_skipped
+from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_skipped, others
 from srt_operator.cluster.resolution import RETRY_SECONDS, Refused, cache_resource, soonest
 from srt_operator.cluster.sayings import conditions_of
 from srt_operator.cluster.store import controller_uid
@@ -56,8 +56,8 @@ class CacheController:
         wants = cache.spec.deletion_policy == "Delete"
         has = FINALIZER in finalizers(manifest)
         if wants != has:
-            kept = [f for f in finalizers(manifest) if f != FINALIZER]
-            await self._set_finalizers(manifest, [*kept, FINALIZER] if wants else kept)
+            kept = others(manifest)
+            await self._context.set_finalizers(manifest, [*kept, FINALIZER] if wants else kept)
 
     async def _let_go(self, manifest: Manifest) -> float | None:
         """Remove the trees, then the finalizer; pods that still write are waited for. The spec may
@@ -68,15 +68,13 @@ class CacheController:
         if not is_skipped(manifest) and not await self._forget(manifest):
             return RETRY_SECONDS
         self._context.sayings.forget(manifest["metadata"]["uid"])
-        await self._set_finalizers(manifest, [f for f in finalizers(manifest) if f != FINALIZER])
+        await self._context.set_finalizers(manifest, others(manifest))
         return None
 
     async def _forget(self, manifest: Manifest) -> bool:
         metadata = manifest["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        there = self._context.store.get("StatefulSet", namespace, cache_set(name))
-        if there is not None and controller_uid(there) == metadata["uid"]:
-            await self._context.upkeep.delete("StatefulSet", namespace, cache_set(name))
+        name = metadata["name"]
+        await self._context.upkeep.delete_part(manifest, "StatefulSet", cache_set(name))
         if writers := self._writers(manifest):
             message = f"its trees are removed when nobody writes them: {', '.join(writers)} may"
             await self._context.sayings.event(manifest, Reason.IN_USE, message, is_bad=False)
@@ -117,13 +115,6 @@ class CacheController:
                 engines = rollout_set(pool["metadata"]["name"])
                 pods += store.of_owner("Pod", namespace, "StatefulSet", engines)
         return sorted(pod["metadata"]["name"] for pod in pods)
-
-    async def _set_finalizers(self, manifest: Manifest, wanted: list[str]) -> None:
-        metadata = manifest["metadata"]
-        change = {"finalizers": wanted, "resourceVersion": metadata["resourceVersion"]}
-        await self._context.api.merge(
-            Kind.TREE_CACHE, metadata["namespace"], metadata["name"], {"metadata": change}
-        )
 
     def _status(
         self, manifest: Manifest, there: Manifest | None, refusal: Refused | None

@@ -10,9 +10,10 @@ from srt_operator.backends.kubernetes_api import KubernetesApi
 from srt_operator.cluster.companions import Companion
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
-from srt_operator.cluster.store import Key, Store
+from srt_operator.cluster.store import Key, Store, key_of
 from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.manifests.kubernetes.cluster import Cluster
+from srt_operator.manifests.kubernetes.objects import Manifest
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +29,13 @@ class Context:
     clock: Clock
     companions: dict[Key, Companion] = field(default_factory=dict)
     """By job."""
+
+    async def set_finalizers(self, manifest: Manifest, wanted: list[str]) -> None:
+        """Of a resource as it was seen. Raises KubernetesConflict: it has changed since."""
+        kind, namespace, name = key_of(manifest)
+        version = manifest["metadata"]["resourceVersion"]
+        change = {"finalizers": wanted, "resourceVersion": version}
+        await self.api.merge(kind, namespace, name, {"metadata": change})
 
 
 class Controller(Protocol):

@@ -17,6 +17,11 @@ def finalizers(manifest: Manifest) -> list[str]:
     return list(manifest["metadata"].get("finalizers", ()))
 
 
+def others(manifest: Manifest) -> list[str]:
+    """Finalizers of a resource that are not ours."""
+    return [name for name in finalizers(manifest) if name != FINALIZER]
+
+
 def is_skipped(manifest: Manifest) -> bool:
     """Whether somebody does not want the clean-up."""
     return _is_annotated(manifest, SKIP)

@@ -19,7 +19,7 @@ from srt_operator.backends.kubernetes import KubernetesBackend, seconds_of
 from srt_operator.cluster import job_status
 from srt_operator.cluster.companions import Companion, Reading
 from srt_operator.cluster.context import Context
-from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_cancelled, is_skipped
+from srt_operator.cluster.finalizers import FINALIZER, finalizers, is_cancelled, is_skipped, others
 from srt_operator.cluster.resolution import (
     RETRY_SECONDS,
     Refused,
@@ -81,7 +81,7 @@ class JobController:
         try:
             resolved = self._resolve(manifest)
             if FINALIZER not in finalizers(manifest):
-                await self._set_finalizers(manifest, [*finalizers(manifest), FINALIZER])
+                await self._context.set_finalizers(manifest, [*others(manifest), FINALIZER])
             return await self._advance(key, manifest, resolved)
         except Refused as refused:
             return await self._refuse(manifest, refused)
@@ -105,8 +105,7 @@ class JobController:
         if is_ending:
             reading = await self._finish_companion(key)
         else:
-            since = seconds_of(manifest.get("status", {}).get("startTime"), now)
-            reading = await self._accompany(key, resolved, since)
+            reading = await self._accompany(key, resolved, _started_at(manifest, now))
             await backend.bring_up_to_date()
         await backend.apply(decided.actions)
         status = job_status.of_job(
@@ -127,11 +126,10 @@ class JobController:
     ) -> tuple[Plan, Mapping[str, ProcessStatus]]:
         """What to do; once the job ends, only of what it owns and what ends by itself."""
         now, companion = self._context.clock.unix(), self._context.companions.get(key)
-        started_at = seconds_of(manifest.get("status", {}).get("startTime"), now)
         processes = await backend.observe()
         observed = Observed(
             processes,
-            started_at,
+            _started_at(manifest, now),
             conditions_of(manifest),
             is_cancelled=is_cancelled(manifest),
             server_fault="" if companion is None else companion.reading.server_fault,
@@ -269,7 +267,7 @@ class JobController:
                 await self._say_why_it_stays(manifest, error)
                 return RETRY_SECONDS
         self._context.sayings.forget(manifest["metadata"]["uid"])
-        await self._set_finalizers(manifest, [f for f in finalizers(manifest) if f != FINALIZER])
+        await self._context.set_finalizers(manifest, others(manifest))
         return None
 
     async def _is_still_running(self, manifest: Manifest) -> bool:
@@ -288,11 +286,8 @@ class JobController:
         )
 
     async def _stop_trainer(self, manifest: Manifest) -> None:
-        metadata = manifest["metadata"]
-        namespace, name = metadata["namespace"], trainer_name(metadata["name"])
-        there = self._context.store.get("Job", namespace, name)
-        if there is not None and controller_uid(there) == metadata["uid"]:
-            await self._context.upkeep.delete("Job", namespace, name)
+        name = trainer_name(manifest["metadata"]["name"])
+        await self._context.upkeep.delete_part(manifest, "Job", name)
 
     async def _forget(self, manifest: Manifest) -> None:
         """What lies under a pool's name stays while another job uses the pool.
@@ -326,13 +321,6 @@ class JobController:
         )
         await self._context.sayings.event(manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True)
 
-    async def _set_finalizers(self, manifest: Manifest, wanted: list[str]) -> None:
-        metadata = manifest["metadata"]
-        change = {"finalizers": wanted, "resourceVersion": metadata["resourceVersion"]}
-        await self._context.api.merge(
-            Kind.SRT_JOB, metadata["namespace"], metadata["name"], {"metadata": change}
-        )
-
 
 def _ends_with_job(process: str, resolved: Resolved) -> bool:
     """Whether the end of a job waits for a process: its own pods, but for workers beside engines,
@@ -345,13 +333,16 @@ def _ends_with_job(process: str, resolved: Resolved) -> bool:
     return not process.startswith(f"{Component.TREE_CACHE}-") or resolved.names.owns_cache
 
 
+def _started_at(manifest: Manifest, now: float) -> float:
+    """Of a job, in Unix seconds; one that has not been said to have started does so now."""
+    return seconds_of(manifest.get("status", {}).get("startTime"), now)
+
+
 def _is_to_stop(manifest: Manifest, now: float) -> bool:
     """Whether a user stopped a job, or its time is over."""
-    spec, status = manifest["spec"], manifest.get("status", {})
+    spec = manifest["spec"]
     ends_after = spec.get("activeDeadlineSeconds")
-    is_late = (
-        ends_after is not None and seconds_of(status.get("startTime"), now) + ends_after <= now
-    )
+    is_late = ends_after is not None and _started_at(manifest, now) + ends_after <= now
     return bool(spec.get("suspend")) or is_cancelled(manifest) or is_late
 
 

@@ -5,7 +5,7 @@
 * What is not watched is applied anew when `doubt` was called since, as every resync does.
 * A replica that begins to lead applies everything once: it knows nothing of what was before.
 * What carries the name of a part and is controlled by nobody or somebody else is left alone.
-  Secrets cannot be looked at; their names hold the owner's uid.
+  Secrets cannot be looked at; their names hold the id of their owner.
 """
 
 from __future__ import annotations
@@ -64,15 +64,16 @@ class Upkeep:
         """
         key, wanted = key_of(manifest), _wanted(manifest)
         last, there = self._applied.get(key), self._store.get(*key)
-        is_asked_for_again = last is not None and last.wanted == wanted
-        if is_asked_for_again and not self._has_changed(key, last, there):
+        if last is not None and last.wanted != wanted:
+            last = None
+        if last is not None and not _has_changed(key, last, there):
             return
         await self._leave_others_alone(manifest, there)
         made = await self._admitted(manifest, there)
         self._applied[key] = _Applied(wanted, _ours(made))
         if key[0] in WATCHED:
             self._store.put(made)
-            if is_asked_for_again:
+            if last is not None:
                 await self._tell(manifest, "changed" if there else "deleted")
 
     async def _apply(self, manifest: Manifest, there: Manifest | None) -> Manifest:
@@ -89,6 +90,13 @@ class Upkeep:
         """Delete an object, with all that it owns."""
         self._applied.pop((kind, namespace, name), None)
         await self._api.delete(kind, namespace, name)
+
+    async def delete_part(self, owner: Manifest, kind: str, name: str) -> None:
+        """Delete a part of a resource, if it is there and the resource's own."""
+        metadata = owner["metadata"]
+        there = self._store.get(kind, metadata["namespace"], name)
+        if there is not None and controller_uid(there) == metadata["uid"]:
+            await self.delete(kind, metadata["namespace"], name)
 
     def doubt(self) -> None:
         """What is not watched may have changed; what is gone is not ours any more."""
@@ -117,11 +125,6 @@ class Upkeep:
             message = f"{kind} {name}: {error.reason}"
             raise Refused(Reason.NOT_ADMITTED, message, missing=_waiting_for(kind)) from error
 
-    def _has_changed(self, key: Key, last: _Applied | None, there: Manifest | None) -> bool:
-        if key[0] not in WATCHED:
-            return False
-        return there is None or last is None or _ours(there) != last.ours
-
     async def _tell(self, manifest: Manifest, what: str) -> None:
         kind, namespace, name = key_of(manifest)
         _LOG.warning("put back", extra={"resource": f"{kind}/{namespace}/{name}", "was": what})
@@ -130,6 +133,13 @@ class Upkeep:
         if resource is not None and owner["apiVersion"] == API_VERSION:
             message = f"somebody {what} {kind} {name}: it is again as this resource asks for"
             await self._sayings.event(resource, PUT_BACK, message, is_bad=True)
+
+
+def _has_changed(key: Key, last: _Applied, there: Manifest | None) -> bool:
+    """Whether somebody changed or deleted what was applied last; of what is not watched, nobody
+    knows.
+    """
+    return key[0] in WATCHED and (there is None or _ours(there) != last.ours)
 
 
 def _waiting_for(kind: str) -> ConditionType:
