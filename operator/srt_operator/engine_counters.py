@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 import httpx
 import msgspec
 
 from srt_common.clock import Clock
-from srt_common.messages.rollouts import DECODE_LOAD, LOAD_PATH, STATS_PATH, EngineLoad
+from srt_common.messages.rollouts import DECODE_LOAD, LOAD_PATH, STATS_PATH
 from srt_operator.engine_now import EngineNow, engine_now
-from srt_operator.http_client import plain_client
+from srt_operator.http_client import answer_of, plain_client
 from srt_operator.run_lines import Line
 
 READ_SECONDS: Final = 2.0
@@ -121,10 +121,10 @@ class EngineCounters:
 
     async def _look(self, client: httpx.AsyncClient, name: str) -> EngineNow | None:
         """One engine; None: it does not answer."""
-        load = await _ask(client, self._engines[name] + LOAD_PATH, _load_of)
+        load = await answer_of(client, self._engines[name] + LOAD_PATH, DECODE_LOAD.decode)
         if load is None:
             return None
-        counts = await _ask(client, self._engines[name] + STATS_PATH, counts_in)
+        counts = await answer_of(client, self._engines[name] + STATS_PATH, counts_in)
         if counts is not None:
             self._totals[name].add(counts)
         total, at = self._totals[name].total(), self._clock.monotonic()
@@ -133,27 +133,6 @@ class EngineCounters:
         grown = {key: value - before.get(key, 0) for key, value in total.items()}
         named = msgspec.structs.replace(load, engine=name)
         return engine_now(named, grown, at - before_at, self._bubbles().get(name, ""))
-
-
-Answer = TypeVar("Answer")
-
-
-async def _ask(
-    client: httpx.AsyncClient, url: str, read: Callable[[bytes], Answer | None]
-) -> Answer | None:
-    """What an engine says; None where it does not, or says something else."""
-    try:
-        answer = await client.get(url)
-    except httpx.HTTPError:
-        return None
-    return read(answer.content) if answer.status_code == httpx.codes.OK else None
-
-
-def _load_of(text: bytes) -> EngineLoad | None:
-    try:
-        return DECODE_LOAD.decode(text)
-    except msgspec.MsgspecError:
-        return None
 
 
 def counts_in(text: bytes) -> dict[str, int] | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import httpx
 import msgspec
@@ -19,9 +19,9 @@ from srt_common.messages.tree_cache import (
     CoverageRequest,
     PromptSummary,
 )
+from srt_operator.http_client import Answer, answer_of
 
 TIMEOUT_SECONDS: Final = 2.0
-Answer = TypeVar("Answer")
 _SUMMARIES: Final = msgspec.json.Decoder(list[PromptSummary])
 _STATS: Final = msgspec.json.Decoder(CacheStats)
 
@@ -68,11 +68,12 @@ class TreeCacheClient:
     async def _ask(
         self, method: str, url: str, body: bytes | None, decoder: msgspec.json.Decoder[Answer]
     ) -> Answer | None:
-        headers = {"authorization": f"Bearer {self._token()}"}
-        try:
-            answer = await self._client.request(
-                method, url, content=body, headers=headers, timeout=TIMEOUT_SECONDS
-            )
-            return decoder.decode(answer.content) if answer.status_code == httpx.codes.OK else None
-        except (httpx.HTTPError, msgspec.MsgspecError):
-            return None
+        return await answer_of(
+            self._client,
+            url,
+            decoder.decode,
+            method=method,
+            content=body,
+            headers={"authorization": f"Bearer {self._token()}"},
+            timeout=TIMEOUT_SECONDS,
+        )

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Final
 
 import httpx
-import msgspec
 
 from srt_common.clock import Clock
 from srt_common.messages.rollouts import DECODE_LOAD, LOAD_PATH
+from srt_operator.http_client import answer_of
 from srt_operator.signals.base import LoadReading
 
 TIMEOUT_SECONDS: Final = 1.0
@@ -37,11 +37,7 @@ class RolloutPods:
 
     async def _ask(self, name: str) -> None:
         asked_at = self._clock.monotonic()
-        try:
-            answer = await self._client.get(
-                self._engines[name] + LOAD_PATH, timeout=TIMEOUT_SECONDS
-            )
-            load = DECODE_LOAD.decode(answer.content)
-        except (httpx.HTTPError, msgspec.MsgspecError):
-            return
-        self._readings[name] = LoadReading(load, asked_at)
+        url = self._engines[name] + LOAD_PATH
+        load = await answer_of(self._client, url, DECODE_LOAD.decode, timeout=TIMEOUT_SECONDS)
+        if load is not None:
+            self._readings[name] = LoadReading(load, asked_at)
