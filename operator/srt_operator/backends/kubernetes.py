@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from srt_operator.cluster.store import Store, controller_uid
 from srt_operator.constants import Kind
 from srt_operator.manifests.kubernetes.objects import (
+    LABEL_JOB,
     SPEC_HASH,
     Manifest,
     cache_set,
@@ -186,7 +187,7 @@ class KubernetesBackend:
         workload = self._workload(member.component)
         if member.component is Component.TRAINER:
             return self._trainer(workload)
-        pod = self._store.get("Pod", self._names.namespace, self._names.pod(member))
+        pod = self._pod(member)
         is_going = workload is None or _is_going(workload) or workload["spec"].get("replicas") == 0
         if pod is not None and workload is not None:
             is_going = is_going or not self._is_made_by(workload, pod, member.component)
@@ -196,6 +197,14 @@ class KubernetesBackend:
         if is_going and status.is_alive:
             return ProcessStatus(Lifecycle.STOPPING, status.num_starts, status.since)
         return status
+
+    def _pod(self, member: Member) -> Manifest | None:
+        """What a user's own pool or cache of the job's name made is not the job's."""
+        pod = self._store.get("Pod", self._names.namespace, self._names.pod(member))
+        if pod is None or not self._names.is_owned(member.component):
+            return pod
+        labels: Manifest = pod["metadata"].get("labels", {})
+        return pod if labels.get(LABEL_JOB) == self._names.job else None
 
     def _is_made_by(self, workload: Manifest, pod: Manifest, component: Component) -> bool:
         """Whether a pod is of the StatefulSet that a workload controls now."""

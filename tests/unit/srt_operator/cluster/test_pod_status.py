@@ -14,6 +14,7 @@ from srt_operator.reconciler import Start, Stop
 from support.jobs import make_job
 
 NOW = 2000.0
+OF_JOB = {"srt-rl.dev/job-name": "sums"}
 STARTED = "1970-01-01T00:16:40Z"
 REDIS = "{redis: {endpoint: 'redis://x'}, shards: 16}"
 
@@ -33,7 +34,7 @@ def pod(name: str = "p", restarts: int = 0, *, of: str = "set", **state: Any) ->
     container = {"name": "gateway", "ready": ready, "restartCount": restarts, "lastState": last}
     return {
         "kind": "Pod",
-        "metadata": metadata(name, name) | owned_by(of, "StatefulSet"),
+        "metadata": metadata(name, name) | owned_by(of, "StatefulSet") | {"labels": OF_JOB},
         "status": {"containerStatuses": [container | {"state": state}]},
     }
 
@@ -186,6 +187,13 @@ async def test_pods_that_an_earlier_pool_made_are_stopping() -> None:
     seen = await backend(store_with(pool(), pod_set(), *pods))[0].observe()
     assert seen["rollout-0"].lifecycle is Lifecycle.READY
     assert seen["rollout-1"].lifecycle is Lifecycle.STOPPING
+
+
+async def test_pods_of_a_users_own_pool_of_the_name_are_not_the_jobs() -> None:
+    theirs = pod("sums-rollout-0", **RUNNING)
+    theirs["metadata"]["labels"] = {"srt-rl.dev/pool": "sums"}
+    seen = await backend(store_with(pool(of="nobody"), pod_set(), theirs))[0].observe()
+    assert "rollout-0" not in seen, "so the job asks for its own, and says that the name is taken"
 
 
 @pytest.mark.parametrize(("uid", "is_there"), [("job-uid", True), ("an earlier job's", False)])
