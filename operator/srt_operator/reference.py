@@ -97,7 +97,8 @@ def _options(command: TyperCommand) -> Iterator[str]:
             names = [parameter.metavar or parameter.opts[0].upper()]
         elif parameter.metavar:
             names[0] += f" {parameter.metavar}"
-        yield f"| `{'`, `'.join(names)}` | {getattr(parameter, 'help', None) or ''} |\n"
+        cells = (f"`{'`, `'.join(names)}`", getattr(parameter, "help", None) or "")
+        yield "| {} | {} |\n".format(*(cell.replace("|", "\\|") for cell in cells))
 
 
 def _is_leaf(field: FieldInfo) -> bool:

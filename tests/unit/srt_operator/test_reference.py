@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ FOLDER = Path(__file__).parents[3] / "docs" / "reference"
 def test_a_page_has_not_drifted(name: str, page: object) -> None:
     assert callable(page)
     assert (FOLDER / name).read_text() == page(), "run python -m srt_operator.reference"
+
+
+@pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda path: path.name)
+def test_every_row_of_a_table_has_the_cells_of_its_head(page: Path) -> None:
+    head = 0
+    for line in page.read_text().splitlines():
+        num_cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert num_cells in (0, head) or head == 0, line
+        head = num_cells
 
 
 def test_every_field_says_what_it_is() -> None:
