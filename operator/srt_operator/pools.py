@@ -42,8 +42,9 @@ class EngineSpec(Part):
     """Rollouts decoded at a time, both lanes together."""
     max_model_len: Annotated[int, Field(ge=16, le=16_777_216)]
     """Prompt and response tokens of one rollout."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Of weights and activations; absent: as the trainer's."""
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    """Of weights and activations; absent: as the trainer's; auto: bfloat16 where the hardware has
+    it, else float32."""
     kv_cache_memory: Annotated[Bytes, Field(ge=2**24)] | None = None
     """KV cache of one engine; absent: vLLM decides."""
     extra_args: Words = ()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from srt_common.errors import ConfigurationError
 from srt_rollout.engine_client import KEEP_ALIVE_SECONDS
+from srt_rollout.processor import dtype_of
 from srt_rollout.settings import RolloutSettings
 
 SERVED_MODEL_NAME = "policy"
@@ -135,7 +136,7 @@ def command(settings: RolloutSettings, *, port: int, seed: int) -> list[str]:
         "--scheduling-policy": "priority",
         "--max-num-seqs": settings.max_num_seqs,
         "--max-model-len": settings.max_model_len,
-        "--dtype": settings.dtype,
+        "--dtype": dtype_of(settings.dtype),
         "--seed": seed,
         "--tensor-parallel-size": settings.tensor_parallel_size,
         "--weight-transfer-config": json.dumps({"backend": WEIGHT_BACKEND}),

@@ -76,7 +76,8 @@ class RolloutSettings(ServiceSettings):
     """Largest request body."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the engine's weights and activations."""
+    """Of the engine's weights and activations; ``auto``: the model's as vLLM takes it, but float32
+    on a CPU without instructions for bfloat16."""
 
     enforce_eager: bool = False
     """No graph capture or compilation: starts faster, decodes slower on GPUs."""
