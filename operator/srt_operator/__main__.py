@@ -46,9 +46,9 @@ from srt_operator.cluster.settings import (
 from srt_operator.cluster.store import Key, Store
 from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.election import Election
+from srt_operator.event_loops import NamesApart, OwnLoop, own_loop
 from srt_operator.handlers import watch
 from srt_operator.manifests.kubernetes.cluster import Cluster
-from srt_operator.own_loop import OwnLoop, own_loop
 
 KEY_SECRET = "srt-operator-key"
 EXIT_STOPPED, EXIT_LOST, EXIT_MISCONFIGURED = 0, 1, 2
@@ -69,7 +69,8 @@ def main() -> int:
             from srt_operator import static_run
 
             return static_run.main()
-        return asyncio.run(serve(settings))
+        with asyncio.Runner(loop_factory=NamesApart) as runner:
+            return runner.run(serve(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_MISCONFIGURED

@@ -1,7 +1,7 @@
 """Sends chunks to the run-ahead workers through Celery. The only user of Celery here.
 
 * Blocking calls run in threads of their own: a broker that is away delays no decision by more than
-  its time, and names that do not resolve, which hold the event loop's threads, none at all.
+  its time, and holds no thread that other work waits for.
 * A chunk that cannot be sent is dropped: run-ahead is best effort.
 """
 

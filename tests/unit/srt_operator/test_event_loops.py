@@ -1,14 +1,52 @@
-"""Work in a loop of its own goes on while the other loop is held up."""
+"""Names that do not resolve hold up nothing else, nor does one loop the other."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from srt_operator.own_loop import own_loop
+from srt_operator import event_loops
+from srt_operator.event_loops import NamesApart, own_loop
+
+
+def test_names_that_do_not_resolve_hold_no_thread_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_over, asked = threading.Event(), []
+
+    def hang(host: str, *_asked: Any, **_options: Any) -> list[Any]:
+        asked.append(host)
+        is_over.wait(30.0)
+        return []
+
+    async def work_beside_names() -> str:
+        loop = asyncio.get_running_loop()
+        asking = [loop.create_task(loop.getaddrinfo(f"engine-{i}", 80)) for i in range(100)]
+        try:
+            async with asyncio.timeout(5.0):
+                while len(asked) < event_loops.NUM_NAME_THREADS:  # noqa: ASYNC110 - threads add
+                    await asyncio.sleep(0.01)
+                return await asyncio.to_thread(lambda: "done")
+        finally:
+            is_over.set()
+            await asyncio.gather(*asking)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    with asyncio.Runner(loop_factory=NamesApart) as runner:
+        assert runner.run(work_beside_names()) == "done"
+
+
+def test_names_resolve() -> None:
+    async def resolve() -> Any:
+        return await asyncio.get_running_loop().getaddrinfo("localhost", 80, family=socket.AF_INET)
+
+    with asyncio.Runner(loop_factory=NamesApart) as runner:
+        assert ("127.0.0.1", 80) in {address[4] for address in runner.run(resolve())}
 
 
 async def test_it_goes_on_while_the_main_loop_does_nothing() -> None:
