@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-learning bench-core fuzz cluster-packages test-cluster images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-cluster bench-learning bench-core fuzz cluster-packages test-cluster images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -69,6 +69,10 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 
 bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (5 minutes, not in CI)
 	$(BIN)/python docs/benchmarks/live.py
+
+bench-cluster: install ## the operator beside 20 jobs and 256 engines on nodes that kwok plays (10 minutes, not in CI)
+	cd tests && ../$(BIN)/python -m support.cluster_tools && ../$(BIN)/python -m support.fake_nodes
+	PYTHONPATH=tests $(BIN)/python docs/benchmarks/cluster_scale.py
 
 bench-core: ## nanoseconds of the Rust core alone
 	cd $(RUST) && cargo bench -q -p srt-tree --bench core

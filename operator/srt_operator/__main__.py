@@ -46,6 +46,7 @@ from srt_operator.cluster.settings import (
 from srt_operator.cluster.store import Key, Store
 from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.election import Election
+from srt_operator.event_loops import NamesApart, OwnLoop, own_loop
 from srt_operator.handlers import watch
 from srt_operator.manifests.kubernetes.cluster import Cluster
 
@@ -68,7 +69,8 @@ def main() -> int:
             from srt_operator import static_run
 
             return static_run.main()
-        return asyncio.run(serve(settings))
+        with asyncio.Runner(loop_factory=NamesApart) as runner:
+            return runner.run(serve(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_MISCONFIGURED
@@ -82,7 +84,9 @@ def main() -> int:
 async def serve(settings: OperatorSettings) -> int:
     """Stand by, lead, and stop at a signal; the exit status.
 
-    A lost lease ends the process at once: another replica may already be acting.
+    A lost lease ends the process at once: another replica may already be acting. It is renewed in a
+    thread of its own, however much there is to look after; whether that goes on is asked of
+    ``/livez``.
 
     Raises:
         ConfigurationError, KubernetesError: it cannot begin.
@@ -94,8 +98,10 @@ async def serve(settings: OperatorSettings) -> int:
     async with AsyncExitStack() as stack:
         api = await KubernetesApi.connect()
         stack.push_async_callback(api.close)
+        beside, leases = await _lease_connection(stack)
         clock, queue, metrics = SystemClock(), WorkQueue[Key](), Metrics()
-        refresh, health = partial(metrics.refresh, api.calls, queue), Health(api.calls, clock)
+        refresh = partial(metrics.refresh, [api.calls, leases.calls], queue)
+        health = Health(leases.calls, clock)
         companions: dict[Key, Companion] = {}
         probes = serving(
             settings.host,
@@ -107,10 +113,10 @@ async def serve(settings: OperatorSettings) -> int:
         )
         await stack.enter_async_context(probes)
         election = Election(
-            api, namespace=settings.namespace, identity=settings.identity, clock=clock
+            leases, namespace=settings.namespace, identity=settings.identity, clock=clock
         )
         health.ask(election.fault)
-        if not await _until(stopping, election.win()):
+        if not await _until(stopping, beside.run(election.win())):
             return EXIT_STOPPED
         metrics.is_leading.set(1)
         cluster = make_cluster(key=await operator_key(api, settings.namespace))
@@ -121,14 +127,22 @@ async def serve(settings: OperatorSettings) -> int:
             observe_seconds=metrics.looks.observe,
         )
         health.ask(operator.fault)
-        lost = asyncio.create_task(_leave_when_lost(election), name="lease")
+        lost = asyncio.create_task(beside.run(_leave_when_lost(election)), name="lease")
         try:
             await _lead(operator, settings, stopping)
         finally:
             await cancel_and_wait([lost])
         await operator.close()
-        await election.release()
+        await beside.run(election.release())
         return EXIT_STOPPED
+
+
+async def _lease_connection(stack: AsyncExitStack) -> tuple[OwnLoop, KubernetesApi]:
+    """Where the lease is renewed, and what with."""
+    beside = await stack.enter_async_context(own_loop("lease"))
+    leases = await beside.run(KubernetesApi.connect())
+    stack.push_async_callback(lambda: beside.run(leases.close()))
+    return beside, leases
 
 
 def _context(

@@ -138,6 +138,12 @@ class OperatorProcess:
         """Whether it says that it acts."""
         return "srt_operator_leading 1.0" in self.probe("metrics")[1]
 
+    @property
+    def pid(self) -> int:
+        """Of the process, or of what stands before it."""
+        assert self._process is not None
+        return self._process.pid
+
     def exit_status(self) -> int | None:
         """None while it runs."""
         assert self._process is not None

@@ -91,6 +91,8 @@ class Companion:
         self._lines: dict[str, Line] = {}
         self._controller: Controller | None = None
         self._look: Callable[[], Awaitable[None]] | None = None
+        self._going_on: list[asyncio.Task[None]] = []
+        """Inside ``_task``."""
         self._task = asyncio.create_task(self._run(), name=f"companion of {place.job_name}")
         self._task.add_done_callback(self._note_end)
 
@@ -113,8 +115,10 @@ class Companion:
         return self.reading
 
     async def stop(self) -> None:
-        """End it; bubbles expire by themselves."""
-        await cancel_and_wait([self._task])
+        """End it; bubbles expire by themselves. A TaskGroup cancels what goes on in it once, which
+        redis-py may swallow: it is cancelled here until it has ended.
+        """
+        await cancel_and_wait([self._task, *self._going_on])
 
     def note(self, line: Line) -> None:
         """Take in a line that a local run would write to a file."""
@@ -134,9 +138,9 @@ class Companion:
                 entered = run_ahead(self.spec, self.place, write=self.note, is_new=False)
                 self._controller = await stack.enter_async_context(entered)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(http, coordination))
+                self._going_on.append(tasks.create_task(self._read(http, coordination)))
                 if self._controller is not None:
-                    tasks.create_task(self._controller.run())
+                    self._going_on.append(tasks.create_task(self._controller.run()))
 
     async def _read(self, http: httpx.AsyncClient, coordination: Coordination) -> None:
         engines = EngineCounters(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
@@ -47,10 +47,11 @@ class Metrics:
         )
         self._num_calls = 0
 
-    def refresh(self, calls: Calls, queue: WorkQueue[Key]) -> None:
-        """Take in what others count."""
-        self.api_calls.inc(calls.number - self._num_calls)
-        self._num_calls = calls.number
+    def refresh(self, calls: Sequence[Calls], queue: WorkQueue[Key]) -> None:
+        """Take in what others count: each connection its calls."""
+        num_calls = sum(each.number for each in calls)
+        self.api_calls.inc(num_calls - self._num_calls)
+        self._num_calls = num_calls
         self.queued.set(len(queue))
 
 
@@ -58,6 +59,7 @@ class Health:
     """Whether a replica can do its part."""
 
     def __init__(self, calls: Calls, clock: Clock) -> None:
+        """``calls``: of the connection that asks for the lease."""
         self._calls = calls
         self._clock = clock
         self._parts: list[Callable[[], str | None]] = []

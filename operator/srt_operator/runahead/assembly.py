@@ -110,6 +110,7 @@ async def run_ahead(
         tracer, meter = _instruments(spec, place, stack)
         cache = TreeCacheClient(client, place.caches, token=place.cache_token)
         pods = RolloutPods(client, place.engines, clock)
+        stack.push_async_callback(pods.close)
         yield Controller(
             place.job_id,
             spec.run_ahead,

@@ -74,10 +74,21 @@ class Signal:
     """By source; empty: none is asked, or none has data."""
 
     @property
+    def is_load_known(self) -> bool:
+        """Whether the engine answered lately."""
+        return self.load_age_seconds <= MAX_LOAD_AGE_SECONDS
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether engine and trainer both said something lately."""
+        is_phase_known = self.phase is not None and self.phase_age_seconds <= MAX_PHASE_AGE_SECONDS
+        return self.is_load_known and is_phase_known
+
+    @property
     def has_work(self) -> bool:
         """Whether the engine has requests, of whichever lane; one that is silent may have some."""
         counts = (self.num_running_policy, self.num_waiting_policy, self.num_running_run_ahead)
-        return any(counts) or self.load_age_seconds > MAX_LOAD_AGE_SECONDS
+        return any(counts) or not self.is_load_known
 
     @property
     def utilization(self) -> float:
@@ -188,9 +199,9 @@ def _idle_kind(detector: Detector, signal: Signal, limits: BubbleSpec) -> str | 
 
 def _blocked_by(detector: Detector, signal: Signal) -> str:
     """Why the engine must not be used; empty when it may."""
-    if signal.load_age_seconds > MAX_LOAD_AGE_SECONDS:
+    if not signal.is_load_known:
         return "no load from the engine"
-    if signal.phase is None or signal.phase_age_seconds > MAX_PHASE_AGE_SECONDS:
+    if not signal.is_heard:
         return "no phase from the trainer"
     if signal.phase in ("weight_sync", "finished"):
         return f"phase {signal.phase}"

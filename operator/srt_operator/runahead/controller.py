@@ -1,6 +1,7 @@
 """The run-ahead loop of one job: read signals, move bubbles, fill them, account for them.
 
-* Several looks a second; decisions are `bubbles` and `planner`, this module only asks and acts.
+* Ten looks a second at a job that can have bubbles, one at others; decisions are `bubbles` and
+  `planner`, this module only asks and acts.
 * Fails closed: without the coordination server nothing is open, and a bubble whose holder is gone
   ends by itself within 3 s.
 * The order at a close: the key goes first, so workers abort before anything is written down.
@@ -42,10 +43,14 @@ from srt_operator.runahead.ledger import Ledger
 from srt_operator.runahead.planner import Chunk, Demand, Room, plan_chunks
 from srt_operator.runahead.totals import TotalsLog
 from srt_operator.signals.base import GPUReading, GPUSource, LoadReading, LoadSource
+from srt_operator.signals.silence import Silence
 
 _LOG = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.1
+"""Between looks while bubbles can be."""
+IDLE_TICK_SECONDS: Final = 1.0
+"""Between looks while no engine is heard of, or no trainer."""
 HOLD_SECONDS: Final = 1.0
 """A bubble's key lives three times as long."""
 COVERAGE_SECONDS: Final = 1.0
@@ -84,6 +89,7 @@ class Controller:
         self._gpus: Mapping[str, Mapping[str, GPUReading]] = {}
         self._coverage: Mapping[bytes, int] = {}
         self._covered_at: float | None = None
+        self._server = Silence()
         self._turn = asyncio.Lock()
         self._is_finished = False
 
@@ -95,8 +101,8 @@ class Controller:
     async def run(self) -> None:
         """Look and act until cancelled."""
         while True:
-            await self.tick()
-            await asyncio.sleep(TICK_SECONDS)
+            due_in = await self.tick()
+            await asyncio.sleep(due_in)
 
     async def finish(self) -> None:
         """Close what is open, open nothing more, and write the last totals."""
@@ -106,43 +112,55 @@ class Controller:
                 await self._close(engine, "the job is over")
             await self._parts.totals.write(num_sent=self._ledger.num_sent)
 
-    async def tick(self) -> None:
-        """One look; nothing once the job is over."""
+    async def tick(self) -> float:
+        """One look, nothing once the job is over; seconds until the next one is due."""
         async with self._turn:
-            if not self._is_finished:
-                await self._look()
+            can_have_bubbles = not self._is_finished and await self._look()
+        return TICK_SECONDS if can_have_bubbles else IDLE_TICK_SECONDS
 
     def gpu_utilization(self) -> float | None:
         """0..1, mean over engines and sources; None: no source that the job names has data."""
         readings = [one for found in self._gpus.values() for one in found.values()]
         return mean_utilization(readings, now=self._parts.clock.monotonic())
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Whether there was anybody to look at."""
         report = await self._report()
         readings = await self._parts.loads.read()
         self._gpus = {source.name: await source.read() for source in self._parts.gpus}
+        is_heard = False
         for engine in self._detectors:
-            await self._move(engine, report, readings.get(engine))
+            signal = self._signal(engine, report, readings.get(engine))
+            is_heard = is_heard or signal.is_heard
+            await self._move(engine, signal, readings.get(engine))
         if self._open and report is not None:
             try:
                 await self._fill(report, readings)
             except CoordinationUnavailable:
                 _LOG.warning("bubbles are not filled: no coordination server")
         await self._parts.totals.write_sometimes(num_sent=self._ledger.num_sent)
+        return is_heard
 
     async def _report(self) -> PhaseReport | None:
-        try:
-            return await self._parts.coordination.phase()
-        except CoordinationUnavailable:
-            return None
+        clock, report = self._parts.clock, None
+        if self._server.is_over(clock.monotonic()):
+            try:
+                report = await self._parts.coordination.phase()
+                self._server.note(is_answered=True, now=clock.monotonic())
+            except CoordinationUnavailable:
+                self._server.note(is_answered=False, now=clock.monotonic())
+        return report
 
-    # -- bubbles
-    async def _move(
+    def _signal(
         self, engine: str, report: PhaseReport | None, reading: LoadReading | None
-    ) -> None:
+    ) -> Signal:
         now = self._parts.clock.monotonic()
         signal = make_signal(report, reading, now=now, now_unix=self._parts.clock.unix())
-        signal = replace(signal, gpus=self._gpus_of(engine, now))
+        return replace(signal, gpus=self._gpus_of(engine, now))
+
+    # -- bubbles
+    async def _move(self, engine: str, signal: Signal, reading: LoadReading | None) -> None:
+        now = signal.now
         if (bubble := self._open.get(engine)) is not None and reading is not None:
             is_training = signal.phase in TRAINER_PHASES
             bubble.account(reading.load, now=now, is_training=is_training)

@@ -1,6 +1,7 @@
 """Sends chunks to the run-ahead workers through Celery. The only user of Celery here.
 
-* Blocking calls run in a thread: a broker that is away delays no decision by more than its time.
+* Blocking calls run in threads of their own: a broker that is away delays no decision by more than
+  its time, and holds no thread that other work waits for.
 * A chunk that cannot be sent is dropped: run-ahead is best effort.
 """
 
@@ -8,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.runahead import RunaheadJob
@@ -17,6 +21,8 @@ from srt_common.task_queue import broker_errors, make_app, queue_of, send_runahe
 
 ANSWER_SECONDS: Final = 1.0
 """Workers that take longer to say what they consume count as away."""
+NUM_THREADS: Final = 2
+Result = TypeVar("Result")
 
 
 class Dispatcher(Protocol):
@@ -42,18 +48,19 @@ class CeleryDispatcher:
         self._app = make_app(broker_url)
         self._job = job
         self._asking = threading.Lock()
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="broker")
 
     async def send(self, jobs: Sequence[RunaheadJob]) -> int:
         """Queue chunks for their engines, in order; stops at the first that cannot be queued."""
-        return await asyncio.to_thread(self._send, jobs)
+        return await self._in_thread(self._send, jobs)
 
     async def num_queued(self, engine: str) -> int:
         """Chunks that no worker has taken yet. Raises CoordinationUnavailable."""
-        return await asyncio.to_thread(self._num_queued, queue_of(self._job, engine))
+        return await self._in_thread(self._num_queued, queue_of(self._job, engine))
 
     async def served_engines(self, engines: Sequence[str]) -> frozenset[str]:
         """Engines whose queue a worker consumes; none when the broker does not answer."""
-        return await asyncio.to_thread(self._served_engines, engines)
+        return await self._in_thread(self._served_engines, engines)
 
     def _served_engines(self, engines: Sequence[str]) -> frozenset[str]:
         try:
@@ -84,7 +91,7 @@ class CeleryDispatcher:
 
     async def forget(self, engine: str) -> None:
         """Delete the queue of an engine, with what waits in it. Raises CoordinationUnavailable."""
-        await asyncio.to_thread(self._forget, queue_of(self._job, engine))
+        await self._in_thread(self._forget, queue_of(self._job, engine))
 
     def _forget(self, queue: str) -> None:
         with broker_errors(self._app), self._app.connection_or_acquire() as connection:
@@ -94,4 +101,10 @@ class CeleryDispatcher:
 
     async def close(self) -> None:
         """Let go of the broker."""
-        await asyncio.to_thread(self._app.close)
+        await self._in_thread(self._app.close)
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, call: Callable[..., Result], *arguments: object) -> Result:
+        """As `asyncio.to_thread` does, the current span included."""
+        here = partial(copy_context().run, call, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, here)

@@ -66,8 +66,10 @@ class Board:
     phase_now: Phase = "train"
     step: int = 4
     is_away: bool = False
+    has_trainer: bool = True
     bubbles: dict[str, Bubble] = field(default_factory=dict)
     num_holds: int = 0
+    num_asked: int = 0
     epoch: int = 0
     num_results: dict[str, int] = field(default_factory=dict)
 
@@ -75,8 +77,11 @@ class Board:
         if self.is_away:
             raise CoordinationUnavailable(address="test", reason="away")
 
-    async def phase(self) -> PhaseReport:
+    async def phase(self) -> PhaseReport | None:
+        self.num_asked += 1
         self._check()
+        if not self.has_trainer:
+            return None
         return PhaseReport(self.phase_now, self.step, 4, 0, self.clock.unix())
 
     async def window(self) -> list[WindowPrompt]:
@@ -113,8 +118,13 @@ class Pods:
     clock: ManualClock
     num_running_policy: int = 0
     num_running_run_ahead: int = 0
+    num_read: int = 0
+    is_away: bool = False
 
     async def read(self) -> Mapping[str, LoadReading]:
+        self.num_read += 1
+        if self.is_away:
+            return {}
         load = EngineLoad(
             "rollout-0", 4, 8, 1, self.num_running_policy, 0, self.num_running_run_ahead
         )
@@ -196,6 +206,12 @@ class Loop:
         for _ in range(int(seconds / 0.2)):
             await self.controller.tick()
             self.clock.now += 0.2
+
+    async def run_as_due(self, seconds: float) -> None:
+        """Looks when the controller itself says so."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += await self.controller.tick()
 
     async def until_open(self) -> None:
         """Let an idle window of the same kind be seen first: bubbles open by experience."""
@@ -334,3 +350,32 @@ async def test_who_confirmed_a_bubble_is_written_down(loop: Loop) -> None:
     await loop.until_open()
     await loop.controller.finish()
     assert loop.lines("bubble")[-1]["confirmed_by"] == ["Prometheus"]
+
+
+async def test_a_job_that_can_have_bubbles_is_looked_at_ten_times_a_second(loop: Loop) -> None:
+    await loop.run_as_due(60.0)
+    assert 595 <= loop.pods.num_read <= 605
+    assert loop.board.num_asked == loop.pods.num_read
+
+
+async def test_a_job_without_a_trainer_or_an_engine_is_looked_at_once_a_second(loop: Loop) -> None:
+    loop.board.has_trainer = False
+    await loop.run_as_due(60.0)
+    assert loop.pods.num_read == 60
+    loop.board.has_trainer, loop.pods.is_away = True, True
+    await loop.run_as_due(60.0)
+    assert loop.pods.num_read == 120
+    loop.pods.is_away = False
+    await loop.run_as_due(11.0)
+    assert 225 <= loop.pods.num_read <= 235
+
+
+async def test_a_server_that_is_away_is_asked_less_and_less_often(loop: Loop) -> None:
+    loop.board.is_away = True
+    await loop.run_as_due(60.0)
+    assert 12 <= loop.board.num_asked <= 25
+    loop.board.is_away = False
+    await loop.run_as_due(7.0)
+    before = loop.board.num_asked
+    await loop.run_as_due(1.0)
+    assert 9 <= loop.board.num_asked - before <= 11
