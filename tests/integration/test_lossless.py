@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srt_common.governor import UNDRAFTED, Governor, Plan
+from srt_common.step_time import StepCost, StepSample, StepTime
 from srt_rollout.drafter import DraftBook, Drafter, FloatArray, IntArray, Proposal, StepBatch
 from srt_rollout.verify.cases import Case, all_cases
 from srt_rollout.verify.engine import (
@@ -29,6 +30,7 @@ from srt_rollout.verify.environment import ENVIRONMENT
 from srt_rollout.verify.exact import ChiSquare, holm
 from srt_rollout.verify.runner import MIN_P_VALUE, run_case
 from srt_rollout.vllm_plugin import sampler
+from srt_rollout.vllm_plugin.proposer import TreeDrafter
 from srt_rollout.vllm_plugin.settings import DrafterSettings
 from support.tiny_model import make_tiny_model
 
@@ -192,6 +194,62 @@ def test_an_engine_that_does_not_draft_keeps_every_token_in_the_trees(
     assert [len(sequence) for sequence in sequences] == list(lengths)
     assert num_held(engine, prompt) == sum(lengths)
     assert engine.drafter.forest.stats().rows.num_steps >= sum(lengths)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_k=8, top_p=0.9)])
+def test_a_plain_step_draws_the_numbers_that_a_verified_one_without_drafts_draws(
+    engine: VerifyEngine, monkeypatch: pytest.MonkeyPatch, sampling: Sampling
+) -> None:
+    """Else tensor-parallel ranks, of which only the first drafts, would go different ways."""
+    monkeypatch.setattr(Governor, "plan", lambda _self, _num_rows: UNDRAFTED)
+    requests = [Request(SAMPLED.prompt(engine.vocab_size), 40, sampling)] * 16
+    found = []
+    num_verified = []
+    for is_plain in (TreeDrafter.is_plain, lambda _self, _num_draft_tokens: False):
+        engine.configure(DrafterSettings())
+        with monkeypatch.context() as patch:
+            verified = counted(patch, TreeDrafter, "draft_distributions")
+            patch.setattr(TreeDrafter, "is_plain", is_plain)
+            torch.manual_seed(3)
+            found.append(engine.sample(requests))
+        num_verified.append(verified[0])
+    assert found[0] == found[1]
+    few, many = num_verified
+    assert few < len(requests) < many
+
+
+def test_drafts_that_the_governor_cuts_leave_the_distribution_alone(
+    engine: VerifyEngine, policy: ExactPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine on which a draft token costs forty times as much in every other step: what was made
+    in the hope of a cheap one is cut.
+    """
+    costs = [StepCost(base=1.0, per_token=per_token) for per_token in (0.0005, 0.02)]
+
+    def observe(_self: StepTime, step: StepSample) -> float:
+        costs.reverse()
+        return costs[0].seconds(step.num_tokens, num_prompt_tokens=0, drafting=step.drafting)
+
+    monkeypatch.setattr(StepTime, "observe", observe)
+    monkeypatch.setattr(StepTime, "cost", property(lambda _self: costs[0]))
+    governed = Case("cut", DrafterSettings())
+    result = run_case(engine, policy, governed, num_sequences=NUM_SEQUENCES)
+    governor = engine.drafter.stats()["governor"]
+    assert governor["num_cut_tokens"] > NUM_SEQUENCES / 100
+    assert result.num_accepted_tokens > NUM_SEQUENCES / 10
+    assert result.test.p_value > MIN_P_VALUE
+
+
+def counted(patch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
+    """How often a method is called while the patch lasts."""
+    stock, calls = getattr(owner, name), [0]
+
+    def method(*given: object) -> object:
+        calls[0] += 1
+        return stock(*given)
+
+    patch.setattr(owner, name, method)
+    return calls
 
 
 def num_held(engine: VerifyEngine, prompt: tuple[int, ...]) -> int:

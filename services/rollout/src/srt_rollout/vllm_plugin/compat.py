@@ -1,7 +1,7 @@
 """The one place that attaches to vLLM's internals, after checking that they are what we know.
 
 vLLM itself is not changed: no file is edited and nothing is swapped when modules are imported. When
-a worker has loaded its model, `attach` gives that engine two instance overrides, one forward hook
+a worker has loaded its model, `attach` gives that engine three instance overrides, one forward hook
 and two wrapped functions. An unknown version or signature stops the engine with a sentence.
 """
 
@@ -52,11 +52,18 @@ LOGPROBS_PARAMETERS = (
     "bonus_logits",
     "sampled_token_ids",
 )
+SAMPLE_PARAMETERS = ("self", "logits", "spec_decode_metadata")
 EXPAND_PARAMETERS = ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to")
 
 
 class VerificationListener(Protocol):
     """Who supplies a step's draft distributions and learns from their verification."""
+
+    def is_plain(self, num_draft_tokens: list[int]) -> bool:
+        """Whether a step has nothing to verify and nothing to learn: it is sampled as an engine
+        without a drafter would, which costs less and draws the same random numbers.
+        """
+        ...
 
     def draft_distributions(self, num_draft_tokens: list[int]) -> SparseDraft:
         """Distributions of the drafts about to be verified, in the order of the batch."""
@@ -108,6 +115,7 @@ def attach(runner: Any, listener: VerificationListener) -> None:
     _check_signature(rejection_sampler.expand_batch_to_tokens, EXPAND_PARAMETERS)
     stock = runner.rejection_sampler
     _check_signature(type(stock)._get_logprobs_tensors, LOGPROBS_PARAMETERS)
+    _check_signature(type(runner)._sample, SAMPLE_PARAMETERS)
     _check_engine(runner)
 
     def draft_probs(metadata: Any) -> DraftInFlight:
@@ -117,6 +125,15 @@ def attach(runner: Any, listener: VerificationListener) -> None:
         if kwargs.get("predict_bonus_token"):
             listener.on_bonus(output.logprobs_tensors.logprobs, kwargs["sampling_metadata"])
 
+    stock_sample = runner._sample
+
+    def sample(logits: Tensor, spec_decode_metadata: Any) -> Any:
+        metadata = spec_decode_metadata
+        if metadata is not None and listener.is_plain(metadata.num_draft_tokens):
+            metadata = None
+        return stock_sample(logits, metadata)
+
+    runner._sample = sample
     runner._get_spec_decode_draft_probs = draft_probs
     stock._get_logprobs_tensors = functools.partial(logprobs_tensors, stock)
     stock.sampler.register_forward_hook(on_sampled, with_kwargs=True)

@@ -185,6 +185,12 @@ class TreeDrafter:
         return proposed
 
     # -- compat.VerificationListener
+    def is_plain(self, num_draft_tokens: list[int]) -> bool:
+        """Whether nothing is verified in this step and the trees will not ask for its soft targets.
+        The random numbers are those of verification, so tensor-parallel ranks need not agree.
+        """
+        return self._num_untold_steps > 0 and not any(num_draft_tokens)
+
     def draft_distributions(self, num_draft_tokens: list[int]) -> SparseDraft:
         """Q of the drafts about to be verified; a draft that is not ours counts as a point mass,
         which is exact.

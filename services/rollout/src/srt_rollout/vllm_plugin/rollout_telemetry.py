@@ -1,8 +1,9 @@
 """One span and a few counters per finished rollout, from inside the engine.
 
 Nothing is recorded per decoding step: the trees count in plain integers and this module reads them
-once, when a rollout ends. Counters also appear on vLLM's own ``/metrics`` (its multi-process
-registry, see the gateway's engine environment).
+once, when a rollout ends. Counters appear on vLLM's own ``/metrics`` (its multi-process registry,
+see the gateway's engine environment); lookups, which the gateway cannot see, also go through
+OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge
 
 from srt_common.governor import GovernorStats
 from srt_common.messages.rollouts import ExtraArgs
 from srt_common.telemetry import names
+from srt_common.telemetry.instruments import DraftInstruments
 from srt_common.tree import RowStats
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -61,6 +63,7 @@ class RolloutTelemetry:
     def __init__(self, engine_name: str) -> None:
         self._engine_name = engine_name
         self._tracer = trace.get_tracer("srt_rollout.vllm_plugin")
+        self._drafts = DraftInstruments.of(metrics.get_meter("srt_rollout.vllm_plugin"))
         self._opened: dict[str, _Opened] = {}
         self._lookups = Counter("srt_cache_lookups", "Draft lookups", ["srt_cache_result"])
         self._drafted = Counter("srt_draft_tokens", "Verified draft tokens")
@@ -103,8 +106,10 @@ class RolloutTelemetry:
         self._governor.set(stats)
 
     def _count(self, stats: RowStats) -> None:
-        self._lookups.labels("hit").inc(stats.num_hits)
-        self._lookups.labels("miss").inc(stats.num_lookups - stats.num_hits)
+        num_misses = stats.num_lookups - stats.num_hits
+        for result, count in (("hit", stats.num_hits), ("miss", num_misses)):
+            self._lookups.labels(result).inc(count)
+            self._drafts.lookups.add(count, {names.ATTR_CACHE_RESULT: result})
         self._drafted.inc(stats.num_draft_tokens)
         self._steps.inc(stats.num_steps)
         for source, accepted in zip(SOURCES, stats.accepted_by_source, strict=True):
