@@ -20,9 +20,17 @@ def page(name: str, suffix: str) -> Path:
 def describe(command: str) -> str:
     """One sentence for the head of a page."""
     return (
-        f"{_today()}, commit {_commit()}, {os.cpu_count()} cores {platform.machine()}, no GPU, "
+        f"{_today()}, commit {_commit()}, {os.cpu_count()} cores {_processor()}, no GPU, "
         f"Python {platform.python_version()}. Command: `{command}`."
     )
+
+
+def _processor() -> str:
+    """Its name where Linux tells, and the instructions that matter here."""
+    told = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
+    names = [line.partition(":")[2] for line in told.splitlines() if line.startswith("model name")]
+    name = names[0].strip() if names else platform.machine()
+    return f"{name} (AVX-512 {'yes' if 'avx512f' in told else 'no'})"
 
 
 def _today() -> str:

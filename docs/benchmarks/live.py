@@ -25,7 +25,7 @@ import matplotlib as mpl
 import numpy as np
 import reasoning_gym
 from context import ROOT, describe, page
-from live_engine import Decoded, Load, serve
+from live_engine import DTYPE, Decoded, Load, serve
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from transformers import AutoTokenizer
@@ -35,8 +35,10 @@ ARMS = ("none", "suffix", "srt cold", "srt warm")
 LEARNING_ARMS = ("suffix", "srt warm")
 ROWS = (4, 16, 64)
 NUM_PROBLEMS = 24
+GROUP = 8
+"""Rollouts of a problem that are sampled together."""
 WARM_VISITS = 4
-"""Times that every problem has been seen before the first round that counts."""
+"""Groups of every problem that have been seen before the first round that counts."""
 TARGETS = {4: (2.0, 3.0), 16: (1.5, 2.0), 64: (0.95, 1.1)}
 """SRT warm over none: at least, goal."""
 ENVIRONMENT = {
@@ -104,8 +106,8 @@ def problems() -> list[list[int]]:
 
 
 def recorded_load(arms: Arms, prompts: Sequence[list[int]], rows: int, at: int) -> Load:
-    """Groups of up to eight rollouts of the next prompts, with lengths a stock engine gave."""
-    size = min(8, rows)
+    """Groups of up to `GROUP` rollouts of the next prompts, with lengths a stock engine gave."""
+    size = min(GROUP, rows)
     chosen = [prompts[(at * (rows // size) + i) % len(prompts)] for i in range(rows // size)]
     load = Load([prompt for prompt in chosen for _ in range(size)], None)
     return replace(load, lengths=arms.lengths(load))
@@ -119,20 +121,27 @@ def random_load(rows: int, temperature: float, seed: int) -> Load:
     return Load(prompts, [choice.randint(60, 160) for _ in range(rows)], temperature)
 
 
-def measure_recorded(arms: Arms, rows: int, pairs: int) -> list[Round]:
+def warm_up(arms: Arms, prompts: Sequence[list[int]]) -> None:
+    """Eight rollouts of every problem, `WARM_VISITS` times, for the arms that keep them."""
+    for at in range(WARM_VISITS * NUM_PROBLEMS * GROUP // ROWS[-1]):
+        load = recorded_load(arms, prompts, ROWS[-1], at)
+        progress(Round("warm-up", {arm: arms.decode(arm, load) for arm in LEARNING_ARMS}))
+
+
+def measure_recorded(
+    arms: Arms, prompts: Sequence[list[int]], rows: int, pairs: int
+) -> list[Round]:
     """All arms on the demo's prompts."""
-    prompts = problems()
-    num_warm = WARM_VISITS * NUM_PROBLEMS // max(1, rows // 8)
     rounds = []
-    for at in range(num_warm + pairs):
+    for at in range(pairs):
         load = recorded_load(arms, prompts, rows, at)
         taken = {}
-        for arm in rotated(ARMS if at >= num_warm else LEARNING_ARMS, at):
+        for arm in rotated(ARMS, at):
             is_cold = arm == "srt cold"
             taken[arm] = arms.decode(arm, replace(load, has_empty_trees=is_cold))
         rounds.append(Round(f"{rows} rows", taken))
         progress(rounds[-1])
-    return rounds[num_warm:]
+    return rounds
 
 
 def measure_adversarial(arms: Arms, pairs: int) -> list[Round]:
@@ -235,16 +244,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10, help="rounds that count, a load")
     pairs = parser.parse_args().pairs
     arms = Arms(ARMS)
-    recorded = {rows: measure_recorded(arms, rows, pairs) for rows in ROWS}
+    prompts = problems()
+    warm_up(arms, prompts)
+    recorded = {rows: measure_recorded(arms, prompts, rows, pairs) for rows in ROWS}
     hostile = measure_adversarial(arms, pairs)
     arms.close()
     adversarial = [hostile[at : at + pairs] for at in range(0, len(hostile), pairs)]
     lines = ["# Live: rollout wall clock of vLLM in process", "", describe("make bench-live"), ""]
     lines += [
-        "Demo model in bfloat16, one thread, log-probabilities on, same prompts and recorded",
+        f"Demo model in {DTYPE}, one thread, log-probabilities on, same prompts and recorded",
         f"lengths for all arms, {pairs} interleaved rounds a load. `suffix` is vLLM's method with",
         "our verification in the place of its CPU kernels, which are wrong at temperature > 0.",
-        f"Suffix and SRT warm have seen each problem {WARM_VISITS} times before.",
+        f"Suffix and SRT warm have seen {WARM_VISITS} groups of {GROUP} of each problem before.",
         "",
         *targets(recorded, adversarial),
         "",

@@ -14,6 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from srt_rollout.processor import dtype_of
+
+DTYPE = "bfloat16" if dtype_of("auto") == "auto" else "float32"
+"""Of all arms: the faster one on this processor."""
 NUM_DRAFT_TOKENS = 16
 MAX_ROWS = 64
 MAX_MODEL_LEN = 512
@@ -72,7 +76,7 @@ class LiveEngine:
             model=str(model),
             skip_tokenizer_init=True,
             enforce_eager=True,
-            dtype="bfloat16",
+            dtype=DTYPE,
             max_num_seqs=MAX_ROWS,
             max_model_len=MAX_MODEL_LEN + NUM_DRAFT_TOKENS,
             kv_cache_memory_bytes=256 * 2**20,
@@ -166,6 +170,9 @@ def _verify_point_masses(runner: Any) -> None:
 
     class Nobody:
         """Learns nothing."""
+
+        def is_plain(self, _num_draft_tokens: list[int]) -> bool:
+            return False
 
         def draft_distributions(self, _num_draft_tokens: list[int]) -> SparseDraft:
             raise NotImplementedError
