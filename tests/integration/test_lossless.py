@@ -83,7 +83,8 @@ def test_drafting_leaves_the_distribution_alone(
     result = run_case(engine, policy, case, num_sequences=NUM_SEQUENCES)
     results[case.name] = result.test
     assert result.test.p_value > MIN_P_VALUE / len(CASES)
-    assert result.num_draft_tokens > NUM_SEQUENCES / 4
+    is_governed = case.settings.min_survival is None  # drafts as much as pays on this machine
+    assert result.num_draft_tokens > (0 if is_governed else NUM_SEQUENCES / 4)
     assert 0 < result.num_accepted_tokens < result.num_draft_tokens
 
 
