@@ -122,7 +122,7 @@ def random_load(rows: int, temperature: float, seed: int) -> Load:
 
 
 def warm_up(arms: Arms, prompts: Sequence[list[int]]) -> None:
-    """Eight rollouts of every problem, `WARM_VISITS` times, for the arms that keep them."""
+    """A group of every problem, `WARM_VISITS` times, for the arms that keep them."""
     for at in range(WARM_VISITS * NUM_PROBLEMS * GROUP // ROWS[-1]):
         load = recorded_load(arms, prompts, ROWS[-1], at)
         progress(Round("warm-up", {arm: arms.decode(arm, load) for arm in LEARNING_ARMS}))

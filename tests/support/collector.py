@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from support import go_programs
 from support.prometheus import free_port
 
 ROOT: Final = Path(__file__).parents[2]
@@ -30,9 +29,7 @@ START_SECONDS: Final = 60.0
 
 def program() -> Path:
     """Where it lies, built or not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    texts = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
-    return cache / "srt" / f"collector-{hashlib.sha256(texts).hexdigest()[:16]}"
+    return go_programs.kept_at("collector", SOURCES)
 
 
 def find() -> Path:
@@ -93,9 +90,7 @@ def main() -> None:
     if shutil.which("go") is None:
         sys.stdout.write("no collector here: go missing\n")
         return
-    program().parent.mkdir(parents=True, exist_ok=True)
-    command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(program()), "."]
-    subprocess.run(command, cwd=SOURCES, env=os.environ | {"CGO_ENABLED": "0"}, check=True)
+    go_programs.build(".", SOURCES, program())
 
 
 if __name__ == "__main__":

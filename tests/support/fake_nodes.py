@@ -7,9 +7,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from support import go_programs
 from support.cluster import ControlPlane, free_ports
 
 MODULE: Final = Path(__file__).parents[1] / "cluster" / "kwok"
@@ -35,9 +34,7 @@ CAPACITY: Final = {"cpu": "64", "memory": "512Gi", "pods": "110"}
 
 def folder() -> Path:
     """Where the program and its stages lie, built or not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    texts = b"".join(path.read_bytes() for path in sorted(MODULE.iterdir()))
-    return cache / "srt" / f"kwok-{hashlib.sha256(texts).hexdigest()[:16]}"
+    return go_programs.kept_at("kwok", MODULE)
 
 
 @contextmanager
@@ -91,11 +88,7 @@ def main() -> None:
     for stage in STAGES:
         source = Path(found.stdout.strip()) / "kustomize" / "stage" / stage
         (folder() / source.name).write_bytes(source.read_bytes())
-    part = folder() / ".kwok.part"
-    command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(part)]
-    without_c = os.environ | {"CGO_ENABLED": "0"}
-    subprocess.run([*command, f"{PACKAGE}/cmd/kwok"], cwd=MODULE, env=without_c, check=True)
-    part.rename(program)
+    go_programs.build(f"{PACKAGE}/cmd/kwok", MODULE, program)
 
 
 if __name__ == "__main__":
