@@ -40,17 +40,20 @@ SECONDS_OF_SPEECH = 10
 SCRAPED_WITHIN_SECONDS = 60.0
 
 ENGINE = "sums-rollout-0"
+# 8 rollouts in 16 slots: from the first that ends on, the engine counts as nearly empty, so that
+# bubbles open on fast machines too, where the last rollout alone is over in less than .1 seconds;
+# and prompts enough that run-ahead has some to write for, and is aborted, in every step.
 JOB: dict[str, Any] = {
     "apiVersion": "srt-rl.dev/v1alpha1",
     "kind": "SRTJob",
     "metadata": {"name": "sums"},
     "spec": {
-        "dataset": {"uri": "reasoning-gym://chain_sum?seed=1&size=4&max_terms=2&max_digits=1"},
-        "sampling": {"maxPromptTokens": 128, "maxResponseTokens": 40},
+        "dataset": {"uri": "reasoning-gym://chain_sum?seed=1&size=16&max_terms=2&max_digits=1"},
+        "sampling": {"maxPromptTokens": 128, "maxResponseTokens": 120},
         "algorithm": {"type": "GRPO", "steps": 9, "promptsPerStep": 2, "rolloutsPerPrompt": 4},
         "optimizer": {"maxTokensPerMicroBatch": 2048},
         "rollout": {
-            "template": {"engine": {"maxNumSeqs": 6, "maxModelLen": 256, "kvCacheMemory": "32Mi"}}
+            "template": {"engine": {"maxNumSeqs": 16, "maxModelLen": 256, "kvCacheMemory": "32Mi"}}
         },
         "treeCache": {"template": {"shards": 16, "retention": {"maxBytes": "64Mi"}}},
         "runAhead": {
