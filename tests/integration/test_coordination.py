@@ -275,3 +275,14 @@ async def test_a_silent_server_is_an_error_of_ours_in_time(trouble: str) -> None
             assert time.monotonic() - started < 2 * TIMEOUT_SECONDS + 0.3
         await job.close()
         await redis.aclose()
+
+
+async def test_what_another_release_left_is_as_if_nobody_answered(
+    job: Coordination, redis: Redis
+) -> None:
+    """Readers of bubbles and phases know what to do then: nothing."""
+    for key in ("phase", "window", "bubble:rollout-0"):
+        await redis.set(PREFIX + key, b"\x93\x01\x02\x03")
+    for ask in (job.phase, job.window, lambda: job.bubble("rollout-0")):
+        with pytest.raises(CoordinationUnavailable, match="cannot be read"):
+            await ask()

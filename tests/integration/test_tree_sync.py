@@ -6,6 +6,7 @@ restarted engine is warm again from snapshot and log, and a removed prompt is go
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -248,6 +249,29 @@ class FellBehind(MemoryStore):
     async def snapshot_keys(self, shard: int) -> list[PromptKey]:
         was_asked, self._was_asked = self._was_asked, True
         return await super().snapshot_keys(shard) if was_asked else []
+
+
+class Broken(MemoryStore):
+    """Fails as no store should."""
+
+    async def floors(self) -> dict[int, str]:
+        raise LookupError("no such floor")
+
+
+def test_an_error_nobody_foresaw_ends_sharing_and_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_value))
+    forest = PromptForest(engine_id=9, max_bytes=2**26, seed=0)
+    sync = TreeSync(
+        forest, lambda: Broken(num_shards=1), flush_interval_seconds=0.01, apply_slice_tokens=64
+    )
+    sync.start()
+    eventually(lambda: not sync.stats()["is_sharing"])
+    sync.want(KEY, None)
+    sync.stop()
+    (error,) = seen
+    assert isinstance(error, ExceptionGroup)
+    assert error.subgroup(LookupError) is not None
 
 
 def test_behind_the_log_snapshots_come_before_the_news() -> None:

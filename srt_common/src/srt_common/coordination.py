@@ -6,14 +6,15 @@
   prompts.
 * Prompts lie here under their ``prompt_key``; tasks and spans carry keys, never tokens
   (design 12.14).
-* Every method raises `CoordinationUnavailable` when the server does not answer in time.
+* Every method raises `CoordinationUnavailable` when the server does not answer in time, or holds
+  what cannot be read, as while releases change over.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from srt_common.keys import PromptKey
 from srt_common.messages.runahead import RunaheadOutcome
 from srt_common.store.redis_log import connect
 
+_T = TypeVar("_T")
 Phase = Literal["rollout", "reward", "train", "weight_sync", "checkpoint", "eval", "finished"]
 
 BUBBLE_TTL_SECONDS: Final = 3.0
@@ -131,6 +133,13 @@ class Coordination:
         except (RedisError, OSError) as error:
             raise CoordinationUnavailable(address=self._address, reason=str(error)) from error
 
+    def _decoded(self, data: Any, kind: type[_T]) -> _T:
+        try:
+            return msgspec.msgpack.decode(data, type=kind)
+        except msgspec.DecodeError as error:
+            reason = f"what it holds cannot be read ({error})"
+            raise CoordinationUnavailable(address=self._address, reason=reason) from error
+
     # -- phases and window (trainer writes, operator reads)
     async def publish_phase(self, report: PhaseReport) -> None:
         """Replace the job's phase report."""
@@ -141,7 +150,7 @@ class Coordination:
         """The last report, however old: judge its age by ``reported_at_unix``."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "phase")
-        return None if data is None else msgspec.msgpack.decode(cast(bytes, data), type=PhaseReport)
+        return None if data is None else self._decoded(data, PhaseReport)
 
     async def publish_window(
         self, prompts: Sequence[WindowPrompt], token_ids: Sequence[Sequence[int]]
@@ -160,11 +169,7 @@ class Coordination:
         """Prompts of the steps to come, nearest step first."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "window")
-        return (
-            []
-            if data is None
-            else msgspec.msgpack.decode(cast(bytes, data), type=list[WindowPrompt])
-        )
+        return [] if data is None else self._decoded(data, list[WindowPrompt])
 
     async def prompt_tokens(self, prompt_key: PromptKey) -> list[int] | None:
         """Text [P] of a window prompt, or None once it has expired."""
@@ -198,7 +203,7 @@ class Coordination:
         """The open bubble of an engine, or None."""
         async with self._translated():
             data = await self._redis.get(self._prefix + "bubble:" + engine)
-        return None if data is None else msgspec.msgpack.decode(cast(bytes, data), type=Bubble)
+        return None if data is None else self._decoded(data, Bubble)
 
     # -- run-ahead samples and their chunks (workers write, operator reads)
     async def claim_sample(
@@ -245,18 +250,13 @@ class Coordination:
             data = await self._redis.hget(
                 self._unfinished_key(policy_version), f"{prompt_key}:{sample}"
             )
-        if data is None:
-            return None
-        return msgspec.msgpack.decode(cast(bytes, data), type=UnfinishedSample)
+        return None if data is None else self._decoded(data, UnfinishedSample)
 
     async def all_unfinished(self, policy_version: int) -> list[UnfinishedSample]:
         """Every unfinished sample of these weights, in no order."""
         async with self._translated():
             found = await self._redis.hgetall(self._unfinished_key(policy_version))
-        return [
-            msgspec.msgpack.decode(cast(bytes, data), type=UnfinishedSample)
-            for data in found.values()
-        ]
+        return [self._decoded(data, UnfinishedSample) for data in found.values()]
 
     async def drop_unfinished(self, prompt_key: str, sample: int, policy_version: int) -> None:
         """The sample has reached its end."""

@@ -8,7 +8,7 @@
     +-- TreeError                   an update or an image that a tree refuses: drop it and count
     +-- TreeStoreError              the shared cache is in trouble: go on undrafted and count
     |   +-- TreeStoreUnavailable    no answer in time: a retry is safe
-    +-- CoordinationUnavailable     no answer from the coordination server: a retry is safe
+    +-- CoordinationUnavailable     the coordination server is of no use now: a retry is safe
     +-- EngineError                 a rollout engine said no
     |   +-- EngineUnavailable       not reachable or draining: try another one
     |   +-- EngineBusy              no room for this lane now: try later
@@ -94,13 +94,13 @@ class TreeStoreUnavailable(TreeStoreError):
 
 
 class CoordinationUnavailable(SRTError):
-    """The server that holds phases, leases and the look-ahead window did not answer. Safe to
-    retry.
+    """The server that holds phases, leases and the look-ahead window did not answer, or with what
+    cannot be read. Safe to retry.
     """
 
     def __init__(self, *, address: str, reason: str) -> None:
         super().__init__(
-            f"no answer from the coordination server at {address}: {reason}",
+            f"nothing from the coordination server at {address}: {reason}",
             address=address,
             reason=reason,
         )

@@ -131,10 +131,15 @@ class TreeSync:
             self._begin(self._fetch(prompt_key, traceparent))
 
     def stats(self) -> dict[str, int | float | bool]:
-        """Tokens published, updates applied and rejected, failures, lag of the newest entry
-        read.
+        """Tokens published, updates applied and rejected, failures, lag of the newest entry read;
+        whether the thread lives, and has loaded what was there when it began.
         """
-        return {**self._counts, "lag_seconds": self._lag_seconds, "is_warm": self._is_warm}
+        return {
+            **self._counts,
+            "lag_seconds": self._lag_seconds,
+            "is_warm": self._is_warm,
+            "is_sharing": self._thread.is_alive(),
+        }
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run in the thread's loop; a loop that has ended costs only the work."""
@@ -149,13 +154,16 @@ class TreeSync:
             runner.run(self._main())
 
     async def _main(self) -> None:
-        publishing = asyncio.create_task(self._publish())
-        following = asyncio.create_task(self._follow())
-        learning = asyncio.create_task(self._keep_learned())
-        await self._stopping.wait()
-        await cancel_and_wait([following])
-        await asyncio.wait([publishing, learning])
-        await self._store.close()
+        """Until `stop`; an error that nobody foresaw ends all sharing, seen and at once."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(self._follow())
+                tasks.create_task(self._publish())
+                tasks.create_task(self._keep_learned())
+                await self._stopping.wait()
+                await cancel_and_wait([following])
+        finally:
+            await self._store.close()
 
     async def _publish(self) -> None:
         """Send what rows appended, in order; a batch that could not be sent is sent again."""
