@@ -123,7 +123,7 @@ def replay(recorded: Sequence[Rollout], num_rows: int) -> Replay:
             overlap=np.zeros(0, np.float32),
         )
         started = time.process_time()
-        drafts = drafter.step(batch)
+        drafts = drafter.step(batch, drafter.plan(len(running)))
         result.step_seconds.append(time.process_time() - started)
         bounds = drafts.offsets.tolist()
         for index, (request_id, decoding) in enumerate(list(running.items())):

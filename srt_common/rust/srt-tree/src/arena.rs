@@ -1,60 +1,66 @@
 //! The blocks of one tree, and the walks over them: backwards through text, along chains.
 //!
 //! * A position's number is its block's number times 32 plus its index in the block.
+//! * Blocks lie in pages, which go with the tree: dropping it frees few pieces of memory. What a
+//!   purge frees waits there for the tree's next blocks.
 //! * Dead blocks stay until `purge`; the numbers of purged ones are reused only after
 //!   `reuse_retired`, when a sweep that began later has made the global index forget them.
 
-use crate::block::{BLOCK_TOKENS, Block};
-use crate::heads::{NONE, vec_bytes, vec_growth_bytes};
+use crate::block::{BLOCK_TOKENS, Block, State};
+use crate::heads::{NONE, vec_bytes};
 use crate::origin::TokenId;
+use crate::paged::Paged;
+
+/// Blocks of a page: 5 KiB, 256 tokens.
+const PAGE: usize = 8;
 
 /// The blocks of one tree.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
-    blocks: Vec<Option<Box<Block>>>,
+    blocks: Paged<Block, PAGE>,
     free: Vec<u32>,
     retired: Vec<u32>,
     /// How many of them a sweep of the index makes free.
     num_swept: usize,
     num_live: usize,
     num_dead: usize,
-    /// Bytes of the blocks themselves.
-    block_bytes: usize,
+    /// Bytes of the blocks' soft targets.
+    target_bytes: usize,
 }
 
 impl Arena {
     /// A block that no purge has freed, dead or alive.
     pub(crate) fn get(&self, number: u32) -> Option<&Block> {
-        self.blocks.get(number as usize)?.as_deref()
+        self.blocks.get(number as usize).filter(|block| block.state != State::Free)
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut Block> {
-        self.blocks.get_mut(number as usize)?.as_deref_mut()
+        self.blocks.get_mut(number as usize).filter(|block| block.state != State::Free)
     }
 
     pub(crate) fn live(&self, number: u32) -> Option<&Block> {
-        self.get(number).filter(|block| !block.is_dead)
+        self.blocks.get(number as usize).filter(|block| block.is_live())
     }
 
     /// Takes a new block in; returns its number.
     pub(crate) fn add(&mut self, block: Block) -> u32 {
-        self.block_bytes += block.memory_bytes();
-        let block = Some(Box::new(block));
+        self.target_bytes += block.target_bytes();
         if let Some(number) = self.free.pop() {
-            self.blocks[number as usize] = block;
-            number
-        } else {
-            self.blocks.push(block);
-            self.blocks.len() as u32 - 1
+            if let Some(place) = self.blocks.get_mut(number as usize) {
+                *place = block;
+            }
+            return number;
         }
+        self.blocks.push(block);
+        self.blocks.len() as u32 - 1
     }
 
     /// Changes a block by adding a position to it.
     pub(crate) fn push(&mut self, number: u32, add: impl FnOnce(&mut Block) -> usize) -> u32 {
-        let Some(block) = self.blocks[number as usize].as_deref_mut() else { return NONE };
-        let before = block.memory_bytes();
+        let Some(block) = self.blocks.get_mut(number as usize) else { return NONE };
+        let before = block.target_bytes();
         let index = add(block);
-        self.block_bytes = self.block_bytes + block.memory_bytes() - before;
+        self.target_bytes = self.target_bytes + block.target_bytes() - before;
         self.num_live += 1;
         join(number, index)
     }
@@ -62,7 +68,7 @@ impl Arena {
     /// Declares a block dead; returns how many of its positions had been used.
     pub(crate) fn kill(&mut self, number: u32) -> usize {
         let Some(block) = self.get_mut(number) else { return 0 };
-        block.is_dead = true;
+        block.state = State::Dead;
         let (len, num_used) = (block.len(), block.num_used());
         self.num_live -= len;
         self.num_dead += len;
@@ -77,6 +83,8 @@ impl Arena {
         self.num_dead
     }
 
+    // Neither text nor chains run through free blocks.
+
     // -- text ------------------------------------------------------------------------------------
 
     /// How many tokens before a position agree with the end of `context`, up to `limit`.
@@ -84,7 +92,7 @@ impl Arena {
         let (mut number, mut index) = split(position);
         let mut wanted = context.iter().rev().take(limit);
         let mut matched = 0;
-        while let Some(block) = self.get(number) {
+        while let Some(block) = self.blocks.get(number as usize) {
             for token in block.tokens[..index.min(block.len())].iter().rev() {
                 if wanted.next() != Some(token) {
                     return matched;
@@ -104,7 +112,7 @@ impl Arena {
         limit: usize,
     ) -> Vec<TokenId> {
         let mut text = Vec::with_capacity(limit);
-        while let Some(block) = self.get(number) {
+        while let Some(block) = self.blocks.get(number as usize) {
             let tokens = block.tokens[..index.min(block.len())].iter().rev();
             text.extend(tokens.take(limit - text.len()));
             (number, index) = (block.previous, BLOCK_TOKENS);
@@ -118,12 +126,12 @@ impl Arena {
     /// The position before this one in a chain.
     pub(crate) fn next(&self, chain: usize, position: u32) -> u32 {
         let (number, index) = split(position);
-        self.get(number).map_or(NONE, |block| block.links[index][chain])
+        self.blocks.get(number as usize).map_or(NONE, |block| block.links[index][chain])
     }
 
     pub(crate) fn set_next(&mut self, chain: usize, position: u32, next: u32) {
         let (number, index) = split(position);
-        if let Some(block) = self.get_mut(number) {
+        if let Some(block) = self.blocks.get_mut(number as usize) {
             block.links[index][chain] = next;
         }
     }
@@ -156,9 +164,10 @@ impl Arena {
 
     /// Frees the dead blocks, which no chain runs through any more.
     pub(crate) fn purge(&mut self) {
-        for (number, slot) in self.blocks.iter_mut().enumerate() {
-            if let Some(block) = slot.take_if(|block| block.is_dead) {
-                self.block_bytes -= block.memory_bytes();
+        for (number, block) in self.blocks.iter_mut().enumerate() {
+            if block.state == State::Dead {
+                self.target_bytes -= block.target_bytes();
+                *block = Block::free();
                 self.retired.push(number as u32);
             }
         }
@@ -181,20 +190,20 @@ impl Arena {
 
     /// Bytes held, capacities not lengths.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let lists = vec_bytes(&self.blocks) + vec_bytes(&self.free) + vec_bytes(&self.retired);
-        self.block_bytes + lists
+        let lists = vec_bytes(&self.free) + vec_bytes(&self.retired);
+        self.blocks.memory_bytes() + self.target_bytes + lists
     }
 
     /// `memory_bytes` counted anew.
     pub(crate) fn recount_bytes(&self) -> usize {
-        let blocks: usize = self.blocks.iter().flatten().map(|block| block.memory_bytes()).sum();
-        self.memory_bytes() - self.block_bytes + blocks
+        let targets: usize = self.blocks.iter().map(Block::target_bytes).sum();
+        self.memory_bytes() - self.target_bytes + targets
     }
 
     /// Bytes that `num_tokens` positions of one sequence may add at most.
     pub(crate) fn growth_bytes(&self, num_tokens: usize, num_targets: usize) -> usize {
         let num_blocks = num_tokens / BLOCK_TOKENS + 1;
-        Block::growth_bytes(num_tokens, num_targets) + vec_growth_bytes(&self.blocks, num_blocks)
+        Block::target_growth_bytes(num_targets, num_blocks) + self.blocks.growth_bytes(num_blocks)
     }
 }
 

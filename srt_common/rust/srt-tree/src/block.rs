@@ -1,4 +1,5 @@
-//! A run of up to 32 consecutive positions of one sequence: the unit in which a tree allocates.
+//! A run of up to 32 consecutive positions of one sequence: the unit in which a tree hands out
+//! numbers.
 
 use crate::heads::{NONE, NUM_CHAINS};
 use crate::origin::TokenId;
@@ -9,6 +10,16 @@ pub(crate) const BLOCK_TOKENS: usize = 32;
 
 /// Soft targets are allocated in steps of this many.
 const TARGET_STEP: usize = 16;
+
+/// What a block is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Live,
+    /// Removed; kept until no chain runs through it.
+    Dead,
+    /// Nothing: its place waits for another block.
+    Free,
+}
 
 /// Consecutive positions of one sequence. All blocks of a sequence but its last are full.
 ///
@@ -30,8 +41,7 @@ pub(crate) struct Block {
     /// Bit i: position i supplied an accepted draft token.
     used: u32,
     len: u8,
-    /// Removed; kept until no chain runs through it.
-    pub(crate) is_dead: bool,
+    pub(crate) state: State,
     /// Where the soft targets of each position end in `targets`.
     row_ends: [u16; BLOCK_TOKENS],
     pub(crate) tokens: [TokenId; BLOCK_TOKENS],
@@ -53,8 +63,17 @@ impl Block {
             len: 0,
             observations: 0,
             used: 0,
-            is_dead: false,
+            state: State::Live,
         }
+    }
+
+    /// What a purged block leaves in its place.
+    pub(crate) fn free() -> Self {
+        Self { state: State::Free, ..Self::new(0, 0, NONE, 0.0) }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == State::Live
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -100,14 +119,14 @@ impl Block {
         self.used.count_ones() as usize
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.targets.capacity() * size_of::<SoftTarget>()
+    /// Bytes of its soft targets, which lie elsewhere.
+    pub(crate) fn target_bytes(&self) -> usize {
+        self.targets.capacity() * size_of::<SoftTarget>()
     }
 
-    /// Bytes that `num_tokens` more positions with `num_targets` soft targets may add at most.
-    pub(crate) fn growth_bytes(num_tokens: usize, num_targets: usize) -> usize {
-        let num_blocks = num_tokens / BLOCK_TOKENS + 1;
-        let num_spare = (num_blocks + 1) * TARGET_STEP;
-        num_blocks * size_of::<Self>() + (num_targets + num_spare) * size_of::<SoftTarget>()
+    /// Bytes that `num_targets` soft targets may add at most, in `num_blocks` blocks and the one
+    /// before them.
+    pub(crate) fn target_growth_bytes(num_targets: usize, num_blocks: usize) -> usize {
+        (num_targets + (num_blocks + 1) * TARGET_STEP) * size_of::<SoftTarget>()
     }
 }

@@ -18,9 +18,17 @@ impl<T, const PAGE: usize> Default for Paged<T, PAGE> {
     }
 }
 
-impl<T: Copy, const PAGE: usize> Paged<T, PAGE> {
+impl<T, const PAGE: usize> Paged<T, PAGE> {
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pages.iter().flatten()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.pages.iter_mut().flatten()
     }
 
     pub(crate) fn get(&self, n: usize) -> Option<&T> {

@@ -375,7 +375,7 @@ impl Tree {
     /// when that is new and the position was sampled.
     pub(crate) fn mark_used(&mut self, position: u32) -> Option<(SequenceId, usize)> {
         let (number, index) = split(position);
-        let block = self.arena.get_mut(number).filter(|block| !block.is_dead)?;
+        let block = self.arena.get_mut(number).filter(|block| block.is_live())?;
         let sequence = self.sequences[block.sequence as usize].as_ref()?;
         if sequence.origin.is_none() || !block.mark_used(index) {
             return None;
