@@ -28,7 +28,9 @@ class Load:
     drift: float = 0.0
     """Relative growth of step time per step, up and down again."""
     overhead: float = 0.0
-    """Fixed time of drafting and verifying."""
+    """Fixed time of drafting and verifying, half of it for each. Who has verified verifies nothing
+    once more before sampling as if there were no drafts.
+    """
     end_chance: float = 0.0
     """Of a row, with each token it samples."""
     abort_chance: float = 0.0
@@ -66,7 +68,8 @@ class SimulatedEngine:
         self._num_steps = 0
         self._lengths: NDArray[np.int32] = np.zeros(0, np.int32)
         self._chances: NDArray[np.float64] = np.zeros((0, DRAFT))
-        self._was_drafting = False
+        self._was_drafting = (False, False)
+        """The step before the last, the last."""
 
     def run(self, load: Load, num_steps: int) -> Outcome:
         outcome = Outcome()
@@ -84,8 +87,8 @@ class SimulatedEngine:
         num_emitted = num_rows + int(accepted.sum())
         goes_on = self._rng.random(num_rows) < (1 - load.end_chance) ** (1 + accepted)
         is_drafting = self._draft(load, goes_on)
-        drafting = load.overhead * (self._was_drafting + is_drafting) / 2
-        self._was_drafting = is_drafting
+        drafting = load.overhead * (any(self._was_drafting) + is_drafting) / 2
+        self._was_drafting = (self._was_drafting[1], is_drafting)
         self._num_steps += 1
         slow = 1 + 0.3 * np.sin(load.drift * self._num_steps / 0.3)
         plain = slow * (load.base + load.per_token * num_rows)

@@ -8,8 +8,9 @@ long for stragglers.
 
     plan (draft at all? how far?) -> the forest drafts -> choose (cut) -> ... -> observe (the step)
 
-Probes keep the fit honest: of every 128 steps three are undrafted, and one is drafted for longer
-than seems to pay. When drafted steps yield fewer tokens per second than undrafted ones would,
+Probes keep the fit honest: of every 256 steps eight in a row are undrafted, and one is drafted for
+longer than seems to pay. Eight, as an engine needs two to cost what one that never drafts does: in
+the first it verifies the last drafts, in the second it still samples as if it had some. When drafted steps yield fewer tokens per second than undrafted ones would,
 drafting turns off for a while and is tried again.
 
 Why cutting leaves the distribution of what is sampled alone (design 5.3): a position may be dropped
@@ -38,8 +39,8 @@ from srt_common.step_time import StepCost, StepSample, StepTime
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
-_PROBE_EVERY = 128
-_NUM_UNDRAFTED_PROBES = 3
+_PROBE_EVERY = 256
+_NUM_UNDRAFTED_PROBES = 8
 _NUM_LONG_PROBES = 1
 """Steps, the first of every `_PROBE_EVERY`."""
 _MIN_LONG_PROBE = 8
@@ -126,7 +127,8 @@ class Governor:
         self._cost = self._step_time.cost
         self._threshold = 0.0
         self._at = 0
-        self._kind = self._previous = _Kind.UNDRAFTED
+        self._kinds = (_Kind.UNDRAFTED,) * 3
+        """Of the last plans, newest last."""
         self._gain = _Gain()
         self._trust = _Trust()
         self._choice = self._choice_before = _NOTHING
@@ -138,12 +140,13 @@ class Governor:
 
     def plan(self, num_rows: int) -> Plan:
         """Decide about the next step of ``num_rows`` rows; call once a step, `choose` after it."""
-        self._previous, self._kind = self._kind, self._next_kind()
+        kind = self._next_kind()
+        self._kinds = (*self._kinds[1:], kind)
         self._choice_before, self._choice = self._choice, _NOTHING
-        if self._kind is _Kind.UNDRAFTED:
+        if kind is _Kind.UNDRAFTED:
             return UNDRAFTED
         floor = _LOWEST_SURVIVAL
-        if self._kind is _Kind.GOVERNED:
+        if kind is _Kind.GOVERNED:
             per_token = self._cost.per_token
             least = per_token * num_rows / (self._fixed_seconds() + per_token * num_rows)
             floor = max(floor, least / self._trust.value, _SLACK * self._threshold)
@@ -161,7 +164,7 @@ class Governor:
         """
         num_rows = len(offsets) - 1
         per_token, fixed = self._cost.per_token, self._fixed_seconds()
-        if self._kind is _Kind.LONG:
+        if self._kinds[-1] is _Kind.LONG:
             plain = fixed + per_token * num_rows
             num_taken = int(max(_MIN_LONG_PROBE, num_rows / 2, min(plain / per_token, 1e6)))
             lengths, num_expected = _lengths(_by_survival(survival)[:num_taken], offsets), 0.0
@@ -176,22 +179,25 @@ class Governor:
 
     def observe(self, step: MeasuredStep) -> None:
         """Learn from the step before the last `plan`, which is over now."""
-        kinds = (self._previous, self._kind)
+        before, *kinds = self._kinds
+        is_drafted = [kind is not _Kind.UNDRAFTED for kind in kinds]
+        if before is not _Kind.UNDRAFTED and not any(is_drafted):
+            return  # neither drafted nor yet what an undrafted step costs
         sample = StepSample(
             num_tokens=step.num_rows + step.num_draft_tokens,
             num_prompt_tokens=step.num_prompt_tokens,
-            drafting=sum(kind is not _Kind.UNDRAFTED for kind in kinds) / 2,
+            drafting=sum(is_drafted) / 2,
             seconds=step.seconds,
         )
         seconds = self._step_time.observe(sample)
         self._cost = self._step_time.cost
         if step.num_draft_tokens != self._choice_before.num_draft_tokens:
             return  # requests were aborted, preempted or cut short: their drafts prove nothing
-        if self._previous is _Kind.GOVERNED:
+        if kinds[0] is _Kind.GOVERNED:
             num_accepted = step.num_emitted - step.num_rows
             promised = self._choice_before.num_expected
             self._trust.add(promised / step.num_rows, num_accepted / step.num_rows)
-        if kinds == (_Kind.GOVERNED, _Kind.GOVERNED):
+        if kinds == [_Kind.GOVERNED, _Kind.GOVERNED]:
             plain = self._cost.seconds(step.num_rows, num_prompt_tokens=0, drafting=0)
             prefill = self._cost.per_prompt_token * step.num_prompt_tokens
             self._gain.add(plain * step.num_emitted / step.num_rows + prefill, seconds)

@@ -184,6 +184,17 @@ def test_never_slower_when_the_trees_promise_too_much(lie: float, num_rows: int)
     assert SimulatedEngine(Governor(), seed=1).run(load, 3000).speedup >= 0.98
 
 
+@pytest.mark.parametrize("overhead", [1e-3, 6e-3, 9e-3])
+def test_never_slower_where_drafting_costs_much_of_a_step(overhead: float) -> None:
+    """As on a slow processor: what undrafted steps cost must not be told from those in which an
+    engine still does half of what drafting takes.
+    """
+    load = Load(
+        base=16e-3, per_token=2e-4, num_rows=44, acceptance=0.5, overhead=overhead, noise=0.05
+    )
+    assert SimulatedEngine(Governor(), seed=0).run(load, 1500).speedup >= 0.98
+
+
 @pytest.mark.parametrize("num_rows", [1, 16, 64])
 def test_a_good_draft_is_used_whatever_the_initial_fit(num_rows: int) -> None:
     load = Load(base=3e-3, per_token=3e-5, num_rows=num_rows, acceptance=0.9, noise=0.05)
@@ -243,11 +254,11 @@ def test_probes_are_rare_and_of_both_kinds() -> None:
     for _ in range(1024):
         plan = governor.plan(1)
         lengths.append(int(governor.choose(survival, offsets)[0]) if plan.is_drafting else -1)
-    assert governor.stats().num_probe_steps == 32
-    assert lengths.count(-1) == 24
-    assert lengths.count(8) == 8
-    assert lengths.count(0) == 992
-    assert governor.stats().num_cut_tokens == 992 * 8
+    assert governor.stats().num_probe_steps == 36
+    assert lengths.count(-1) == 32
+    assert lengths.count(8) == 4
+    assert lengths.count(0) == 988
+    assert governor.stats().num_cut_tokens == 988 * 8
 
 
 def test_prefill_beside_the_rows_makes_drafts_no_longer() -> None:
@@ -308,7 +319,7 @@ def test_trees_that_promise_too_much_are_drafted_from_less(
     survival = np.float32(0.7) ** np.arange(1, 9, dtype=np.float32)
     offsets = np.array([0, 8], np.int32)
     kept, num_drafts = [], 0
-    for _ in range(24):
+    for _ in range(32):
         plan = governor.plan(1)
         last = num_drafts
         num_drafts = int(governor.choose(survival, offsets)[0]) if plan.is_drafting else 0
@@ -323,4 +334,4 @@ def test_trees_that_promise_too_much_are_drafted_from_less(
             )
         )
     assert governor.stats().num_off_steps == 0
-    assert (kept[-1] < kept[4]) == is_shorter
+    assert (kept[-1] < kept[9]) == is_shorter
