@@ -60,7 +60,7 @@ format: install ## let ruff and rustfmt rewrite
 	cd $(RUST) && cargo fmt
 
 types: install ## mypy --strict and stubtest
-	$(BIN)/mypy srt_common/src services/trainer/src services/rollout/src services/tree_cache/src services/runahead/src operator/srt_operator tests
+	$(BIN)/mypy srt_common/src services/trainer/src services/rollout/src services/tree_cache/src services/runahead/src operator/srt_operator tests docs/benchmarks
 	$(BIN)/python -m mypy.stubtest srt_common.tree._tree
 
 bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED) beside the peer's
