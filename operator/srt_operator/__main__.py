@@ -99,7 +99,8 @@ async def serve(settings: OperatorSettings) -> int:
         api = await KubernetesApi.connect()
         stack.push_async_callback(api.close)
         beside, leases = await _lease_connection(stack)
-        clock, queue, metrics = SystemClock(), WorkQueue[Key](), Metrics()
+        clock, metrics = SystemClock(), Metrics()
+        queue = WorkQueue[Key](observe_wait=metrics.waits.observe)
         refresh = partial(metrics.refresh, [api.calls, leases.calls], queue)
         health = Health(leases.calls, clock)
         companions: dict[Key, Companion] = {}
@@ -124,7 +125,7 @@ async def serve(settings: OperatorSettings) -> int:
         operator = Operator(
             _context(settings, acting, queue, cluster, clock, companions),
             namespaces=settings.watch_namespaces,
-            observe_seconds=metrics.looks.observe,
+            observe_look=metrics.observe_look,
         )
         health.ask(operator.fault)
         lost = asyncio.create_task(beside.run(_leave_when_lost(election)), name="lease")

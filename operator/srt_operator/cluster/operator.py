@@ -54,12 +54,12 @@ class Operator:
         context: Context,
         *,
         namespaces: Sequence[str],
-        observe_seconds: Callable[[float], None],
+        observe_look: Callable[[str, float], None],
     ) -> None:
-        """``namespaces``: empty: all; ``observe_seconds``: gets the duration of each look."""
+        """``namespaces``: empty: all; ``observe_look``: gets kind and seconds of each look."""
         self._context = context
         self._namespaces = namespaces
-        self._observe_seconds = observe_seconds
+        self._observe_look = observe_look
         self._num_failures: dict[Key, int] = {}
         self._looking: dict[Key, float] = {}
         """When the looks that go on began."""
@@ -159,7 +159,7 @@ class Operator:
             finally:
                 del self._looking[key]
                 self._context.queue.done(key)
-            self._observe_seconds(self._context.clock.monotonic() - started)
+            self._observe_look(key[0], self._context.clock.monotonic() - started)
             if after is not None:
                 self._context.queue.add(key, after=max(after, 0.05))
 

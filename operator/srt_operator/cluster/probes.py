@@ -24,6 +24,11 @@ from srt_operator.run_lines import Line
 
 SILENT_SECONDS: Final = 20.0
 """An API server that has not answered for longer is away; a lease is asked for every 2 s."""
+BUCKETS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    *(1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 60.0),
+)
+"""Seconds: as fine around one as those of controller-runtime."""
 
 
 class Metrics:
@@ -36,8 +41,16 @@ class Metrics:
         )
         self.looks = Histogram(
             "srt_operator_reconcile_duration_seconds",
-            "Duration of one look at one resource",
+            "Duration of one look at one resource, without its wait for a turn",
+            ["kind"],
             registry=self.registry,
+            buckets=BUCKETS,
+        )
+        self.waits = Histogram(
+            "srt_operator_queue_wait_seconds",
+            "From when a look is due until it begins",
+            registry=self.registry,
+            buckets=BUCKETS,
         )
         self.api_calls = Counter(
             "srt_operator_api_calls", "Calls of the Kubernetes API", registry=self.registry
@@ -46,6 +59,10 @@ class Metrics:
             "srt_operator_queue_length", "Resources to look at", registry=self.registry
         )
         self._num_calls = 0
+
+    def observe_look(self, kind: str, seconds: float) -> None:
+        """A look at a resource ended."""
+        self.looks.labels(kind).observe(seconds)
 
     def refresh(self, calls: Sequence[Calls], queue: WorkQueue[Key]) -> None:
         """Take in what others count: each connection its calls."""

@@ -1,11 +1,14 @@
 """What is to be looked at: each thing once, however often it changed, and again at given times.
 
 * Belongs to one event loop. A key that is being worked on is not handed out a second time.
+* How long a key waits is counted from when it became due, also while it is being worked on: as
+  client-go's ``workqueue_queue_duration_seconds``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -14,8 +17,11 @@ Item = TypeVar("Item")
 class WorkQueue(Generic[Item]):
     """Keys in the order they became due."""
 
-    def __init__(self) -> None:
-        self._due: dict[Item, None] = {}
+    def __init__(self, *, observe_wait: Callable[[float], None] = lambda _: None) -> None:
+        """``observe_wait``: gets the seconds from when a key became due until it is taken."""
+        self._observe_wait = observe_wait
+        self._due: dict[Item, float] = {}
+        """When each became due, by the loop's clock."""
         self._working: set[Item] = set()
         self._timers: dict[Item, asyncio.TimerHandle] = {}
         self._is_filled = asyncio.Event()
@@ -38,8 +44,9 @@ class WorkQueue(Generic[Item]):
         while True:
             for item in self._due:
                 if item not in self._working:
-                    del self._due[item]
+                    due_at = self._due.pop(item)
                     self._working.add(item)
+                    self._observe_wait(asyncio.get_running_loop().time() - due_at)
                     return item
             self._is_filled.clear()
             await self._is_filled.wait()
@@ -58,5 +65,5 @@ class WorkQueue(Generic[Item]):
         timer = self._timers.pop(item, None)
         if timer is not None:
             timer.cancel()
-        self._due[item] = None
+        self._due.setdefault(item, asyncio.get_running_loop().time())
         self._is_filled.set()

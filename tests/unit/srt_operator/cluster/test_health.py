@@ -67,7 +67,7 @@ def context_of(api: PlayedApi, clock: ManualClock) -> Context:
 
 @asynccontextmanager
 async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]:
-    operator = Operator(context_of(api, clock), namespaces=(), observe_seconds=lambda _: None)
+    operator = Operator(context_of(api, clock), namespaces=(), observe_look=lambda *_: None)
     operator._controllers = dict.fromkeys(operator._controllers, Hanging())
     task = asyncio.create_task(operator.run())
     yield operator
@@ -131,7 +131,7 @@ async def test_what_the_operator_wrote_itself_is_looked_at_when_a_watch_tells_of
     api: PlayedApi,
 ) -> None:
     context = context_of(api, ManualClock())
-    operator = Operator(context, namespaces=(), observe_seconds=lambda _: None)
+    operator = Operator(context, namespaces=(), observe_look=lambda *_: None)
     metadata = {"name": "trees", "namespace": "n", "resourceVersion": "7", "uid": "u"}
     made = {"kind": "TreeCache", "metadata": metadata, "spec": {}}
     context.store.put(made)

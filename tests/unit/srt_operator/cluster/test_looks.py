@@ -55,7 +55,7 @@ async def test_a_resource_that_breaks_its_look_stops_nothing_else() -> None:
         cluster=cast(Cluster, None),
         clock=clock,
     )
-    operator = Operator(context, namespaces=(), observe_seconds=lambda _: None)
+    operator = Operator(context, namespaces=(), observe_look=lambda *_: None)
     running = asyncio.create_task(operator.run())
     try:
         queue.add(("RolloutPool", "n", "bad"))

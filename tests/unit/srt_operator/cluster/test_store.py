@@ -97,3 +97,16 @@ async def test_of_two_times_the_earlier_one_counts() -> None:
     queue.add("a", after=0.01)
     queue.add("a", after=60.0)
     assert await asyncio.wait_for(queue.take(), 1.0) == "a"
+
+
+async def test_a_wait_is_counted_from_when_a_key_is_due_until_it_is_taken() -> None:
+    waits: list[float] = []
+    queue = WorkQueue[str](observe_wait=waits.append)
+    queue.add("a")
+    await asyncio.sleep(0.05)
+    queue.add("a")
+    queue.add("b", after=0.02)
+    await queue.take()
+    await queue.take()
+    assert 0.05 <= waits[0] < 1.0, "from the first time it was added"
+    assert waits[1] < 0.05, "not from when it was planned"
