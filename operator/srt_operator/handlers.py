@@ -1,6 +1,7 @@
 """Watches of the cluster through kopf: events of what we made and of our resources, nothing else.
 
-* Low-level handlers only: kopf leaves no annotation and no finalizer on anything.
+* Low-level handlers only: kopf leaves no annotation and no finalizer on anything, and remembers no
+  object: its copies of every object at every event cost more than what is done with them.
 * What watches miss is made good by `Operator.resync`.
 """
 
@@ -70,8 +71,34 @@ def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
 
+class _NoMemory(kopf.DiffBaseStorage, kopf.ProgressStorage):
+    """Of handlers that ask for no difference and make no progress."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of an object is compared."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing was kept."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is kept."""
+
+    def purge(self, **_: Any) -> None:
+        """There is nothing to forget."""
+
+    def touch(self, **_: Any) -> None:
+        """There is nothing to renew."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """There is nothing of ours in it."""
+        return essence
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoMemory()
+    settings.persistence.progress_storage = _NoMemory()
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.watching.server_timeout = 270
