@@ -62,6 +62,6 @@ async def test_a_broker_that_goes_away_between_two_questions_is_no_answer() -> N
         with pytest.raises(CoordinationUnavailable):
             await dispatcher.num_queued("rollout-0")
         with pytest.raises(CoordinationUnavailable):
-            await dispatcher.forget("rollout-0")
+            await dispatcher.forget(["rollout-0"])
         assert await dispatcher.served_engines(["rollout-0"]) == frozenset()
         await dispatcher.close()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 
-from srt_operator.cluster.store import Store, controller_uid
+from srt_operator.cluster.store import Store, controller_uid, key_of
 from srt_operator.constants import Kind
 from srt_operator.manifests.kubernetes.objects import (
     LABEL_JOB,
@@ -44,8 +44,8 @@ _CONTAINERS: Final = {
 class Api(Protocol):
     """The part of the API that is needed."""
 
-    async def ensure(self, manifest: Manifest) -> None:
-        """Have an object as the manifest says."""
+    async def ensure(self, *manifests: Manifest) -> None:
+        """Have objects as the manifests say."""
         ...
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
@@ -145,13 +145,14 @@ class KubernetesBackend:
                 await self._make(component, is_wanted=True)
 
     async def _make(self, component: Component, *, is_wanted: bool) -> None:
-        for manifest in self._manifests(component, is_wanted):
-            there = self._store.get(
-                manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-            )
-            is_of_earlier_spec = there is not None and _digest(there) != _digest(manifest)
-            if manifest["kind"] != "Job" or not is_of_earlier_spec:
-                await self._api.ensure(manifest)
+        wanted = self._manifests(component, is_wanted)
+        await self._api.ensure(*(made for made in wanted if not self._is_of_earlier_spec(made)))
+
+    def _is_of_earlier_spec(self, manifest: Manifest) -> bool:
+        """Whether the Job that is there cannot become what is wanted."""
+        there = self._store.get(*key_of(manifest))
+        is_other = there is not None and _digest(there) != _digest(manifest)
+        return manifest["kind"] == "Job" and is_other
 
     async def _stop(self, component: Component, names: set[str]) -> None:
         if component is Component.RUN_AHEAD or not self._names.is_owned(component):

@@ -43,8 +43,7 @@ class CacheController:
         try:
             cache = cache_resource(manifest)
             await self._hold(manifest, cache)
-            for made in tree_cache.objects(self._context.cluster, cache):
-                await self._context.upkeep.ensure(made)
+            await self._context.upkeep.ensure(*tree_cache.objects(self._context.cluster, cache))
         except Refused as refused:
             refusal = refused
         there = self._context.store.get("StatefulSet", namespace, cache_set(name))
@@ -77,7 +76,7 @@ class CacheController:
         await self._context.upkeep.delete_part(manifest, "StatefulSet", cache_set(name))
         if writers := self._writers(manifest):
             message = f"its trees are removed when nobody writes them: {', '.join(writers)} may"
-            await self._context.sayings.event(manifest, Reason.IN_USE, message, is_bad=False)
+            self._context.sayings.event(manifest, Reason.IN_USE, message, is_bad=False)
             return False
         store = RedisLogStore.from_url(
             self._context.cluster.redis_url,
@@ -92,9 +91,7 @@ class CacheController:
                 "them there: kubectl annotate treecache "
                 f"{name} srt-rl.dev/skip-cleanup=true"
             )
-            await self._context.sayings.event(
-                manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True
-            )
+            self._context.sayings.event(manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True)
             return False
         finally:
             await store.close()

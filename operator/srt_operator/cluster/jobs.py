@@ -264,7 +264,7 @@ class JobController:
             try:
                 await self._forget(manifest)
             except CoordinationUnavailable as error:
-                await self._say_why_it_stays(manifest, error)
+                self._say_why_it_stays(manifest, error)
                 return RETRY_SECONDS
         self._context.sayings.forget(manifest["metadata"]["uid"])
         await self._context.set_finalizers(manifest, others(manifest))
@@ -307,19 +307,19 @@ class JobController:
         dispatcher = CeleryDispatcher(self._context.cluster.broker_url, job=job_id)
         try:
             await coordination.forget_job()
-            for index in range(maker.get("replicas", 1)):
-                await dispatcher.forget(f"{rollout_set(pool)}-{index}")
+            engines = [f"{rollout_set(pool)}-{i}" for i in range(maker.get("replicas", 1))]
+            await dispatcher.forget(engines)
         finally:
             await coordination.close()
             await dispatcher.close()
 
-    async def _say_why_it_stays(self, manifest: Manifest, error: CoordinationUnavailable) -> None:
+    def _say_why_it_stays(self, manifest: Manifest, error: CoordinationUnavailable) -> None:
         name = manifest["metadata"]["name"]
         message = (
             f"what it has in Redis cannot be removed ({error}); it is tried again. To leave it "
             f"there: kubectl annotate srtjob {name} srt-rl.dev/skip-cleanup=true"
         )
-        await self._context.sayings.event(manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True)
+        self._context.sayings.event(manifest, Reason.REDIS_UNAVAILABLE, message, is_bad=True)
 
 
 def _ends_with_job(process: str, resolved: Resolved) -> bool:

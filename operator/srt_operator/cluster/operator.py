@@ -101,6 +101,7 @@ class Operator:
             await asyncio.sleep(RETRY_SECONDS)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync_often())
+            tasks.create_task(self._context.sayings.write_events())
             for _ in range(NUM_WORKERS):
                 tasks.create_task(self._work())
 
@@ -177,17 +178,17 @@ class Operator:
             if error.status == HTTP_GONE:
                 return None
             if key not in self._num_failures:
-                await self._tell(key, error)
+                self._tell(key, error)
         if error is not None:
             return self._failed(key, error)
         self._num_failures.pop(key, None)
         return looking.result()
 
-    async def _tell(self, key: Key, refused: KubernetesRefused) -> None:
+    def _tell(self, key: Key, refused: KubernetesRefused) -> None:
         manifest = self._context.store.get(*key)
         if manifest is not None:
             message = f"the API server refuses what this resource asks for: {refused}"
-            await self._context.sayings.event(manifest, REFUSED, message, is_bad=True)
+            self._context.sayings.event(manifest, REFUSED, message, is_bad=True)
 
     def _failed(self, key: Key, error: BaseException) -> float:
         """Seconds until the next try."""

@@ -32,8 +32,8 @@ class PoolController:
         refusal: Refused | None = None
         try:
             pool = pool_resource(manifest, file_roots=self._context.cluster.file_roots)
-            for made in rollout_pool.objects(self._context.cluster, pool, self._cache(pool)):
-                await self._context.upkeep.ensure(made)
+            made = rollout_pool.objects(self._context.cluster, pool, self._cache(pool))
+            await self._context.upkeep.ensure(*made)
         except Refused as refused:
             refusal = refused
         there = self._context.store.get("StatefulSet", namespace, rollout_set(name))

@@ -1,11 +1,13 @@
 """What the operator says of resources: statuses, written seldom, and events that people read.
 
 * A status is written at once when a condition or the phase changed, else at most every 15 s.
-* An event is made when a condition becomes what it was not, once.
+* An event is made when a condition becomes what it was not, once. No look waits for it: events are
+  written one after the other beside the looks, and those that still wait are lost with the leader.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -27,6 +29,8 @@ from srt_operator.status import Condition
 
 WRITE_SECONDS: Final = 15.0
 REPEAT_SECONDS: Final = 300.0
+MAX_WAITING_EVENTS: Final = 1000
+"""More are lost."""
 _LOG = logging.getLogger(__name__)
 _CONDITIONS: Final = TypeAdapter(tuple[Condition, ...])
 _SILENT: Final = frozenset({ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED})
@@ -54,6 +58,16 @@ class Sayings:
         """Time and content of the last status, by uid."""
         self._told: dict[tuple[str, str, str], float] = {}
         """When an event was made last, by uid, reason and message."""
+        self._waiting = asyncio.Queue[Manifest](MAX_WAITING_EVENTS)
+
+    async def write_events(self) -> None:
+        """Write what people are told, in order, until cancelled; one that is lost is no trouble."""
+        while True:
+            event = await self._waiting.get()
+            try:
+                await self._api.create(event)
+            except KubernetesError as error:
+                _LOG.warning("an event is lost", extra={"reason": str(error)})
 
     async def status(self, manifest: Manifest, status: Part) -> float | None:
         """Write a status if it is due; seconds until it is, if it is not."""
@@ -68,7 +82,7 @@ class Sayings:
         before = {**manifest, "status": last}
         if await self._write(manifest, body):
             self._written[uid] = (now, body)
-            await self._tell(manifest, conditions_of(before), conditions_of({"status": body}))
+            self._tell(manifest, conditions_of(before), conditions_of({"status": body}))
         return None
 
     def forget(self, uid: str) -> None:
@@ -76,8 +90,8 @@ class Sayings:
         self._written.pop(uid, None)
         self._told = {saying: at for saying, at in self._told.items() if saying[0] != uid}
 
-    async def event(self, manifest: Manifest, reason: str, message: str, *, is_bad: bool) -> None:
-        """Tell people something, the same seldom; trouble with that is no trouble."""
+    def event(self, manifest: Manifest, reason: str, message: str, *, is_bad: bool) -> None:
+        """Tell people something, the same seldom: `write_events` does."""
         metadata = manifest["metadata"]
         now, saying = self._clock.unix(), (metadata["uid"], reason, message)
         if now - self._told.get(saying, -REPEAT_SECONDS) < REPEAT_SECONDS:
@@ -109,9 +123,9 @@ class Sayings:
             "count": 1,
         }
         try:
-            await self._api.create(event)
-        except KubernetesError as error:
-            _LOG.warning("an event is lost", extra={"reason": str(error)})
+            self._waiting.put_nowait(event)
+        except asyncio.QueueFull:
+            _LOG.warning("an event is lost", extra={"reason": "too many wait to be written"})
 
     async def _write(self, manifest: Manifest, body: Mapping[str, Any]) -> bool:
         """False: the resource is gone."""
@@ -131,7 +145,7 @@ class Sayings:
             raise
         return True
 
-    async def _tell(
+    def _tell(
         self, manifest: Manifest, before: Sequence[Condition], after: Iterable[Condition]
     ) -> None:
         known = {condition.type: condition for condition in before}
@@ -146,9 +160,7 @@ class Sayings:
             text = (
                 condition.message or f"{condition.type} is {condition.status}: {condition.reason}"
             )
-            await self.event(
-                manifest, turned + condition.type, text, is_bad=is_bad and not is_expected
-            )
+            self.event(manifest, turned + condition.type, text, is_bad=is_bad and not is_expected)
 
 
 def _same(body: Mapping[str, Any], last: Mapping[str, Any]) -> bool:

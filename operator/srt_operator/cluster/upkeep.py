@@ -4,16 +4,19 @@
   now, beside what was ours after the last apply, tells of every change by others and of no other.
 * What is not watched is applied anew when `doubt` was called since, as every resync does.
 * A replica that begins to lead applies everything once: it knows nothing of what was before.
+* Each call of the API server takes long while many jobs come: what does not wait for one another is
+  asked and applied at once.
 * What carries the name of a part and is controlled by nobody or somebody else is left alone.
   Secrets cannot be looked at; their names hold the id of their owner.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,25 +59,39 @@ class Upkeep:
         self._sayings = sayings
         self._applied: dict[Key, _Applied] = {}
 
-    async def ensure(self, manifest: Manifest) -> None:
-        """Apply an object, unless it is there as it was applied last and that is what is wanted.
+    async def ensure(self, *manifests: Manifest) -> None:
+        """Apply objects, each unless it is there as it was applied last and that is what is wanted.
+
+        The last one, whose pods use the others, is applied when they are there; none is before all
+        names are known to be free or ours.
 
         Raises:
-            Refused: the name is taken, or the API server does not take the object.
+            Refused: a name is taken, or the API server does not take an object.
         """
-        key, wanted = key_of(manifest), _wanted(manifest)
-        last, there = self._applied.get(key), self._store.get(*key)
-        if last is not None and last.wanted != wanted:
-            last = None
-        if last is not None and not _has_changed(key, last, there):
-            return
-        await self._leave_others_alone(manifest, there)
+        due = [manifest for manifest in manifests if self._is_due(manifest)]
+        await _at_once(self._leave_others_alone(manifest) for manifest in due)
+        await _at_once(self._put(manifest) for manifest in due[:-1])
+        await _at_once(self._put(manifest) for manifest in due[-1:])
+
+    def _is_due(self, manifest: Manifest) -> bool:
+        key = key_of(manifest)
+        last = self._last(manifest)
+        return last is None or _has_changed(key, last, self._store.get(*key))
+
+    def _last(self, manifest: Manifest) -> _Applied | None:
+        """How it was applied last; None: otherwise than is wanted now, or never."""
+        last = self._applied.get(key_of(manifest))
+        return last if last is not None and last.wanted == _wanted(manifest) else None
+
+    async def _put(self, manifest: Manifest) -> None:
+        key = key_of(manifest)
+        last, there = self._last(manifest), self._store.get(*key)
         made = await self._admitted(manifest, there)
-        self._applied[key] = _Applied(wanted, _ours(made))
+        self._applied[key] = _Applied(_wanted(manifest), _ours(made))
         if key[0] in WATCHED:
             self._store.put(made)
             if last is not None:
-                await self._tell(manifest, "changed" if there else "deleted")
+                self._tell(manifest, "changed" if there else "deleted")
 
     async def _apply(self, manifest: Manifest, there: Manifest | None) -> Manifest:
         """Apply; where what others added to a list of ours makes the whole invalid, it goes."""
@@ -104,8 +121,9 @@ class Upkeep:
             key: last for key, last in self._applied.items() if self._store.get(*key) is not None
         }
 
-    async def _leave_others_alone(self, manifest: Manifest, there: Manifest | None) -> None:
+    async def _leave_others_alone(self, manifest: Manifest) -> None:
         kind, namespace, name = key_of(manifest)
+        there = self._store.get(kind, namespace, name)
         if there is None and kind != "Secret":
             there = await self._api.get(kind, namespace, name)
         if there is not None and controller_uid(there) != controller_uid(manifest):
@@ -125,14 +143,21 @@ class Upkeep:
             message = f"{kind} {name}: {error.reason}"
             raise Refused(Reason.NOT_ADMITTED, message, missing=_waiting_for(kind)) from error
 
-    async def _tell(self, manifest: Manifest, what: str) -> None:
+    def _tell(self, manifest: Manifest, what: str) -> None:
         kind, namespace, name = key_of(manifest)
         _LOG.warning("put back", extra={"resource": f"{kind}/{namespace}/{name}", "was": what})
         owner = manifest["metadata"]["ownerReferences"][0]
         resource = self._store.get(owner["kind"], namespace, owner["name"])
         if resource is not None and owner["apiVersion"] == API_VERSION:
             message = f"somebody {what} {kind} {name}: it is again as this resource asks for"
-            await self._sayings.event(resource, PUT_BACK, message, is_bad=True)
+            self._sayings.event(resource, PUT_BACK, message, is_bad=True)
+
+
+async def _at_once(work: Iterable[Awaitable[None]]) -> None:
+    """Have all done; what the first of them failed with comes out when all have ended."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _has_changed(key: Key, last: _Applied, there: Manifest | None) -> bool:

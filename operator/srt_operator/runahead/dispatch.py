@@ -89,15 +89,16 @@ class CeleryDispatcher:
             declared = connection.default_channel.queue_declare(queue=queue)
         return int(declared.message_count)
 
-    async def forget(self, engine: str) -> None:
-        """Delete the queue of an engine, with what waits in it. Raises CoordinationUnavailable."""
-        await self._in_thread(self._forget, queue_of(self._job, engine))
+    async def forget(self, engines: Sequence[str]) -> None:
+        """Delete the queues of engines, with what waits in them. Raises CoordinationUnavailable."""
+        await self._in_thread(self._forget, [queue_of(self._job, engine) for engine in engines])
 
-    def _forget(self, queue: str) -> None:
+    def _forget(self, queues: Sequence[str]) -> None:
         with broker_errors(self._app), self._app.connection_or_acquire() as connection:
             channel = connection.default_channel
-            channel.queue_declare(queue=queue)  # so that there is something to delete
-            channel.queue_delete(queue=queue)
+            for queue in queues:
+                channel.queue_declare(queue=queue)  # so that there is something to delete
+                channel.queue_delete(queue=queue)
 
     async def close(self) -> None:
         """Let go of the broker."""

@@ -15,6 +15,7 @@ from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import STUCK_SECONDS, Operator
 from srt_operator.cluster.probes import SILENT_SECONDS, Health
 from srt_operator.cluster.queue import WorkQueue
+from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import Key, Store
 from srt_operator.cluster.upkeep import Upkeep
 from support.replicas import ManualClock
@@ -53,13 +54,13 @@ def api() -> PlayedApi:
 
 
 def context_of(api: PlayedApi, clock: ManualClock) -> Context:
-    given = cast(Any, None)
+    given, sayings = cast(Any, None), Sayings(cast(Any, api), clock, "a")
     return Context(
         api=cast(Any, api),
         store=Store(),
-        upkeep=Upkeep(cast(Any, api), Store(), given),
+        upkeep=Upkeep(cast(Any, api), Store(), sayings),
         queue=WorkQueue[Key](),
-        sayings=given,
+        sayings=sayings,
         cluster=given,
         clock=clock,
     )

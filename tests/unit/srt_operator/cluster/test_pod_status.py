@@ -94,8 +94,9 @@ class PlayedApi:
         self.store = store
         self.done: list[tuple[str, str, str]] = []
 
-    async def ensure(self, manifest: Manifest) -> None:
-        self.done.append(("ensure", manifest["kind"], manifest["metadata"]["name"]))
+    async def ensure(self, *manifests: Manifest) -> None:
+        for manifest in manifests:
+            self.done.append(("ensure", manifest["kind"], manifest["metadata"]["name"]))
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         assert namespace == "n"

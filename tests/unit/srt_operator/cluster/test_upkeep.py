@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -28,6 +29,9 @@ class PlayedApi:
         self.others: dict[str, Manifest] = {}
         """What others have, by kind."""
         self.refusal: KubernetesRefused | None = None
+        self.applying: set[str] = set()
+        self.at_once: list[set[str]] = []
+        """What was being applied whenever something more was."""
 
     async def get(self, kind: str, *_: str) -> Manifest | None:
         assert kind != "Secret", "they may not be read"
@@ -36,6 +40,10 @@ class PlayedApi:
     async def apply(self, manifest: Manifest) -> Manifest:
         if self.refusal is not None:
             raise self.refusal
+        self.applying.add(manifest["kind"])
+        self.at_once.append(set(self.applying))
+        await asyncio.sleep(0)
+        self.applying.remove(manifest["kind"])
         self.applied.append(manifest["kind"])
         ours = {"manager": "srt-operator", "operation": "Apply", "fieldsV1": {"f:spec": {}}}
         version = str(next(self.versions))
@@ -49,7 +57,7 @@ class Told:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    async def event(self, manifest: Manifest, reason: str, message: str, *, is_bad: bool) -> None:
+    def event(self, manifest: Manifest, reason: str, message: str, *, is_bad: bool) -> None:
         assert (manifest["kind"], reason, is_bad) == ("RolloutPool", "PutBack", True)
         self.messages.append(message)
 
@@ -138,6 +146,35 @@ async def test_what_is_not_its_own_is_left_alone(
     with pytest.raises(Refused, match=r"^Service a is there and is not this resource's own"):
         await upkeep.ensure(thing("Service"))
     assert api.applied == []
+
+
+async def test_what_pods_use_is_applied_at_once_and_what_makes_them_afterwards(
+    scene: Scene,
+) -> None:
+    upkeep, api, _, _ = scene
+    wanted = [thing(kind) for kind in ("Secret", "Service", "StatefulSet")]
+    await upkeep.ensure(*wanted)
+    assert api.at_once == [{"Secret"}, {"Secret", "Service"}, {"StatefulSet"}]
+    await upkeep.ensure(*wanted)
+    assert api.applied == ["Secret", "Service", "StatefulSet"]
+
+
+async def test_nothing_is_applied_beside_a_name_that_is_taken(scene: Scene) -> None:
+    upkeep, api, _, _ = scene
+    api.others["StatefulSet"] = thing("StatefulSet") | {"metadata": {"name": "a"}}
+    with pytest.raises(Refused, match=r"^StatefulSet a is there and is not this resource's own"):
+        await upkeep.ensure(thing("Service"), thing("StatefulSet"))
+    assert api.applied == []
+
+
+async def test_what_makes_pods_waits_until_all_that_they_use_is_taken(scene: Scene) -> None:
+    upkeep, api, _, _ = scene
+    api.refusal = KubernetesRefused(status=403, reason="exceeded quota")
+    with pytest.raises(Refused, match=r"^Secret a: exceeded quota$"):
+        await upkeep.ensure(thing("Secret"), thing("Service"), thing("StatefulSet"))
+    api.refusal = None
+    await upkeep.ensure(thing("Secret"), thing("Service"), thing("StatefulSet"))
+    assert api.applied == ["Secret", "Service", "StatefulSet"]
 
 
 async def test_what_the_api_server_does_not_take_is_said(scene: Scene) -> None:
