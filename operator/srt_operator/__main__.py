@@ -30,7 +30,7 @@ from srt_operator.backends.kubernetes_api import (
     KubernetesConflict,
     KubernetesError,
 )
-from srt_operator.cluster.companions import Companion, engines_of
+from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.probes import Health, Metrics, serving
@@ -103,14 +103,14 @@ async def serve(settings: OperatorSettings) -> int:
         queue = WorkQueue[Key](observe_wait=metrics.waits.observe)
         refresh = partial(metrics.refresh, [api.calls, leases.calls], queue)
         health = Health(leases.calls, clock)
-        companions: dict[Key, Companion] = {}
+        companions = Companions(await stack.enter_async_context(own_loop("companions")))
         probes = serving(
             settings.host,
             settings.port,
             metrics=metrics,
             refresh=refresh,
             health=health,
-            engines=partial(engines_of, companions),
+            engines=companions.engines_of,
         )
         await stack.enter_async_context(probes)
         election = Election(
@@ -152,7 +152,7 @@ def _context(
     queue: WorkQueue[Key],
     cluster: Cluster,
     clock: Clock,
-    companions: dict[Key, Companion],
+    companions: Companions,
 ) -> Context:
     store, sayings = Store(), Sayings(api, clock, settings.identity)
     return Context(

@@ -3,6 +3,8 @@
 * A name that does not resolve holds a thread for 10 s and more, however short the time limit is.
   asyncio resolves in the threads of `asyncio.to_thread`, and every call of the Kubernetes API goes
   through those, too (aiohttp looks for a proxy there): a few silent engines stopped all calls.
+* Each `await` waits for whatever else is due in its loop: what must not be held up, and what would
+  hold up, has a loop of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
+
+from srt_common.cancellation import cancel_and_wait
 
 NUM_NAME_THREADS: Final = 32
 
@@ -53,13 +57,22 @@ class OwnLoop:
 
 @asynccontextmanager
 async def own_loop(name: str) -> AsyncIterator[OwnLoop]:
-    """A loop that runs inside the block, in a thread of this name."""
-    loop = asyncio.new_event_loop()
+    """A loop that runs inside the block, in a thread of this name; what still runs there at the end
+    is cancelled.
+    """
+    loop = NamesApart()
     thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
     thread.start()
+    own = OwnLoop(loop)
     try:
-        yield OwnLoop(loop)
+        yield own
     finally:
+        await own.run(_end_others())
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join)
         loop.close()
+
+
+async def _end_others() -> None:
+    """Of the loop that runs this."""
+    await cancel_and_wait(asyncio.all_tasks() - {asyncio.current_task()})

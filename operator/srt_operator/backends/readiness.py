@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 
-from srt_operator.http_client import plain_client
+from srt_operator.http_client import NO_ANSWER, plain_client
 from srt_operator.manifests.process import HttpReadiness, Readiness, ServerReadiness
 
 TIMEOUT_SECONDS = 2.0
@@ -23,7 +23,7 @@ async def _answers_http(readiness: HttpReadiness) -> bool:
     try:
         async with plain_client(timeout=TIMEOUT_SECONDS) as client:
             answer = await client.get(readiness.url)
-    except httpx.HTTPError:
+    except NO_ANSWER:
         return False
     return answer.status_code == httpx.codes.OK
 

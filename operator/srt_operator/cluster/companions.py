@@ -1,6 +1,8 @@
 """What goes on for each active job beside its pods: bubbles and run-ahead, and readings of it.
 
 * One task a job, in the leader only. It ends with the leader: bubbles expire within 3 s.
+* All of them in a loop of their own: each engine is asked ten times a second, and each `await` of a
+  look would wait for that. A reading is replaced as a whole, so looks may take it at any time.
 * One that fails says so in the log and in `is_running`; whoever looks at the job makes another.
 * A reading is what was last heard; whoever shows it asks how old it is.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, ItemsView, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +26,7 @@ from srt_common.messages.tree_cache import CacheStats
 from srt_operator.cluster.store import Key
 from srt_operator.constants import Kind
 from srt_operator.engine_counters import EngineCounters
+from srt_operator.event_loops import OwnLoop
 from srt_operator.http_client import plain_client
 from srt_operator.resources import SRTJobSpec
 from srt_operator.run_lines import Line
@@ -76,7 +79,7 @@ class Companion:
         token: Callable[[], str],
         since: float,
         clock: Clock,
-        on_reading: Callable[[], None],
+        on_reading: Callable[[], object],
     ) -> None:
         """Of a job that began at ``since``, in Unix seconds: what was reported before is another's
         that used the same engines. ``token``: of the gateways; ``on_reading``: called after each.
@@ -192,10 +195,50 @@ class Companion:
         return sum(counts.get(name, 0) for counts in engines.values())
 
 
-def engines_of(companions: Mapping[Key, Companion], namespace: str, job: str) -> Line | None:
-    """The last line of a job's engine counters; None: nobody accompanies it."""
-    companion = companions.get((str(Kind.SRT_JOB), namespace, job))
-    return None if companion is None else companion.engines
+class Companions:
+    """Of all jobs that this replica accompanies. Belongs to the event loop of the looks."""
+
+    def __init__(self, loop: OwnLoop) -> None:
+        """``loop``: theirs."""
+        self._loop = loop
+        self._found: dict[Key, Companion] = {}
+
+    def get(self, key: Key) -> Companion | None:
+        """Of one job."""
+        return self._found.get(key)
+
+    def items(self) -> ItemsView[Key, Companion]:
+        """All, by job."""
+        return self._found.items()
+
+    async def begin(self, key: Key, make: Callable[[], Companion]) -> None:
+        """Have a job accompanied by what ``make`` makes, in the loop of companions."""
+
+        async def made() -> Companion:
+            return make()
+
+        self._found[key] = await self._loop.run(made())
+
+    async def finish(self, key: Key) -> Reading | None:
+        """A job is over: what was heard of it last; None: nobody accompanied it."""
+        companion = self._found.pop(key, None)
+        return None if companion is None else await self._loop.run(companion.finish())
+
+    async def end(self, key: Key) -> None:
+        """Accompany a job no more; its bubbles expire by themselves."""
+        companion = self._found.pop(key, None)
+        if companion is not None:
+            await self._loop.run(companion.stop())
+
+    async def end_all(self) -> None:
+        """Accompany no job any more."""
+        for key in list(self._found):
+            await self.end(key)
+
+    def engines_of(self, namespace: str, job: str) -> Line | None:
+        """The last line of a job's engine counters; None: nobody accompanies it."""
+        companion = self._found.get((str(Kind.SRT_JOB), namespace, job))
+        return None if companion is None else companion.engines
 
 
 def _run_ahead(totals: Mapping[str, int]) -> RunAheadReport:

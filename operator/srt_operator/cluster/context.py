@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from srt_common.clock import Clock
 from srt_operator.backends.kubernetes_api import KubernetesApi
-from srt_operator.cluster.companions import Companion
+from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import Key, Store, key_of
@@ -27,8 +27,7 @@ class Context:
     sayings: Sayings
     cluster: Cluster
     clock: Clock
-    companions: dict[Key, Companion] = field(default_factory=dict)
-    """By job."""
+    companions: Companions
 
     async def set_finalizers(self, manifest: Manifest, wanted: list[str]) -> None:
         """Of a resource as it was seen. Raises KubernetesConflict: it has changed since."""

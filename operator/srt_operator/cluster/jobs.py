@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -71,12 +72,12 @@ class JobController:
         key = (str(Kind.SRT_JOB), namespace, name)
         manifest = self._context.store.get(*key)
         if manifest is None:
-            await self._end_companion(key)
+            await self._context.companions.end(key)
             return None
         if manifest["spec"].get("managedBy", MANAGED_BY) != MANAGED_BY:
             return None
         if manifest["metadata"].get("deletionTimestamp"):
-            await self._end_companion(key)
+            await self._context.companions.end(key)
             return await self._let_go(manifest)
         try:
             resolved = self._resolve(manifest)
@@ -103,7 +104,7 @@ class JobController:
         decided, processes = await self._plan(key, backend, manifest, resolved)
         is_ending = decided.is_over or resolved.job.spec.suspend
         if is_ending:
-            reading = await self._finish_companion(key)
+            reading = await self._context.companions.finish(key)
         else:
             reading = await self._accompany(key, resolved, _started_at(manifest, now))
             await backend.bring_up_to_date()
@@ -206,15 +207,20 @@ class JobController:
             is_current = there.spec == resolved.job.spec and there.place.is_like(place)
             if there.is_running and is_current:
                 return there.reading
-            await self._end_companion(key)
-        context.companions[key] = Companion(
-            resolved.job.spec,
-            place,
-            token=lambda: rollout_pool.token(cluster, pool),
-            since=since,
-            clock=context.clock,
-            on_reading=lambda: _look_at(context, key, resolved),
-        )
+            await self._context.companions.end(key)
+        looks = asyncio.get_running_loop()
+
+        def make() -> Companion:
+            return Companion(
+                resolved.job.spec,
+                place,
+                token=lambda: rollout_pool.token(cluster, pool),
+                since=since,
+                clock=context.clock,
+                on_reading=lambda: looks.call_soon_threadsafe(_look_at, context, key, resolved),
+            )
+
+        await context.companions.begin(key, make)
         return None
 
     def _place(self, resolved: Resolved, pool: Pool, cache: Cache | None) -> Place:
@@ -231,15 +237,6 @@ class JobController:
             prometheus_url=cluster.prometheus_url,
             namespace=pool.namespace,
         )
-
-    async def _finish_companion(self, key: Key) -> Reading | None:
-        companion = self._context.companions.pop(key, None)
-        return None if companion is None else await companion.finish()
-
-    async def _end_companion(self, key: Key) -> None:
-        companion = self._context.companions.pop(key, None)
-        if companion is not None:
-            await companion.stop()
 
     # -- ends
     async def _expire(self, manifest: Manifest, ended: str | None, now: float) -> float | None:

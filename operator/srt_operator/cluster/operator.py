@@ -107,9 +107,7 @@ class Operator:
 
     async def close(self) -> None:
         """End what goes on beside pods; bubbles expire by themselves."""
-        for companion in self._context.companions.values():
-            await companion.stop()
-        self._context.companions.clear()
+        await self._context.companions.end_all()
 
     async def resync(self) -> None:
         """List everything anew and look at every resource."""

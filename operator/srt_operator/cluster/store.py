@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -32,26 +33,26 @@ class Store:
     """Objects by kind, namespace and name."""
 
     def __init__(self) -> None:
-        self._objects: dict[Key, Manifest] = {}
+        self._kinds: dict[str, dict[Key, Manifest]] = defaultdict(dict)
         self._gone: dict[Key, int] = {}
         """Versions at which objects went, since the last listing of their kind."""
 
     def put(self, manifest: Manifest) -> bool:
         """Take in an object; False: nothing about it is new, or it is older than what is there."""
         key = key_of(manifest)
-        before = self._objects.get(key)
+        before = self._kinds[key[0]].get(key)
         newest = self._gone.get(key, 0) if before is None else _version(before)
         if newest >= _version(manifest):
             return False
-        self._objects[key] = manifest
+        self._kinds[key[0]][key] = manifest
         return True
 
     def drop(self, manifest: Manifest) -> None:
         """An object is gone."""
         key = key_of(manifest)
-        before = self._objects.get(key)
+        before = self._kinds[key[0]].get(key)
         if before is None or before["metadata"]["uid"] == manifest["metadata"]["uid"]:
-            self._objects.pop(key, None)
+            self._kinds[key[0]].pop(key, None)
             self._gone[key] = _version(manifest)
 
     def replace(
@@ -67,11 +68,11 @@ class Store:
         at, present = int(version), {key_of(manifest) for manifest in found}
         gone = [
             key
-            for key, manifest in self._objects.items()
+            for key, manifest in self._kinds[kind].items()
             if is_concerned(key) and key not in present and _version(manifest) <= at
         ]
         for key in gone:
-            del self._objects[key]
+            del self._kinds[kind][key]
         for manifest in found:
             self.put(manifest)
         self._gone = {k: v for k, v in self._gone.items() if v > at or not is_concerned(k)}
@@ -79,19 +80,19 @@ class Store:
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """One object."""
-        return self._objects.get((kind, namespace, name))
+        return self._kinds[kind].get((kind, namespace, name))
 
     def of_kind(self, kind: str) -> Iterator[Manifest]:
         """All objects of a kind."""
-        return iter([m for key, m in self._objects.items() if key[0] == kind])
+        return iter(list(self._kinds[kind].values()))
 
     def of_owner(self, kind: str, namespace: str, owner_kind: str, owner: str) -> list[Manifest]:
         """Objects of a kind that another object controls."""
         wanted = (owner_kind, owner)
         return [
             manifest
-            for manifest in self.of_kind(kind)
-            if manifest["metadata"]["namespace"] == namespace and wanted in owners(manifest)
+            for key, manifest in self._kinds[kind].items()
+            if key[1] == namespace and wanted in owners(manifest)
         ]
 
 
@@ -101,10 +102,10 @@ def key_of(manifest: Manifest) -> Key:
     return manifest["kind"], metadata["namespace"], metadata["name"]
 
 
-def owners(manifest: Manifest) -> set[tuple[str, str]]:
+def owners(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Kinds and names of its owners."""
     found: Iterable[Manifest] = manifest["metadata"].get("ownerReferences", ())
-    return {(owner["kind"], owner["name"]) for owner in found}
+    return ((owner["kind"], owner["name"]) for owner in found)
 
 
 def controller_uid(manifest: Manifest) -> str | None:

@@ -95,3 +95,23 @@ async def test_who_is_cancelled_cancels_the_work() -> None:
         waiting.cancel()
         assert await asyncio.to_thread(ended.wait, 2.0)
     assert "beside" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_what_still_runs_there_ends_with_it() -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        try:
+            began.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def begin() -> asyncio.Task[None]:
+        return asyncio.create_task(work())
+
+    async with own_loop("beside") as beside:
+        task = await beside.run(begin())
+        assert await asyncio.to_thread(began.wait, 2.0)
+        assert not task.done()
+    assert ended.is_set()

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from srt_operator.http_client import plain_client
+from srt_operator.http_client import answer_of, plain_client
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
@@ -31,6 +32,13 @@ async def serving(context: ssl.SSLContext | None) -> AsyncIterator[tuple[int, li
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1], seen
+
+
+async def test_who_speaks_no_http_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ANSWER", b"-ERR unknown command\r\n\r\n")
+    async with serving(None) as (port, seen), plain_client() as client:
+        assert await answer_of(client, f"http://127.0.0.1:{port}/", bytes) is None
+        assert len(seen) == 1
 
 
 async def test_plain_http_is_answered() -> None:
@@ -56,6 +64,6 @@ async def test_a_token_never_reaches_a_server_that_nobody_vouches_for(
 ) -> None:
     async with serving(self_signed) as (port, seen), plain_client() as client:
         headers = {"authorization": "Bearer secret"}
-        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(httpx.TransportError, match="CERTIFICATE_VERIFY_FAILED"):
             await client.get(f"https://127.0.0.1:{port}/", headers=headers)
         assert seen == []

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from srt_common.clock import SystemClock
-from srt_operator.cluster.companions import Companion
+from srt_operator.cluster.companions import Companion, Companions
+from srt_operator.event_loops import own_loop
 from srt_operator.runahead.assembly import Place
 from srt_operator.runahead.controller import Controller
 from support.jobs import make_job
@@ -27,6 +32,17 @@ def place() -> Place:
     )
 
 
+def accompany(on_reading: Callable[[], object]) -> Companion:
+    return Companion(
+        make_job().spec,
+        place(),
+        token=str,
+        since=0.0,
+        clock=SystemClock(),
+        on_reading=on_reading,
+    )
+
+
 async def test_it_ends_although_a_cancellation_is_swallowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -42,16 +58,34 @@ async def test_it_ends_although_a_cancellation_is_swallowed(
                 num_cancelled += 1
 
     monkeypatch.setattr(Controller, "run", run_on)
-    companion = Companion(
-        make_job().spec,
-        place(),
-        token=str,
-        since=0.0,
-        clock=SystemClock(),
-        on_reading=lambda: None,
-    )
+    companion = accompany(lambda: None)
     async with asyncio.timeout(10.0):
         await began.wait()
         await companion.stop()
     assert not companion.is_running
     assert num_cancelled == 2
+
+
+async def test_what_companions_do_holds_up_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over, has_read = threading.Event(), asyncio.Event()
+
+    async def ask_for_long(_controller: Controller) -> None:
+        is_over.wait(10.0)
+
+    monkeypatch.setattr(Controller, "run", ask_for_long)
+    looks, key = asyncio.get_running_loop(), ("SRTJob", "n", "sums")
+    async with own_loop("companions") as theirs:
+        companions = Companions(theirs)
+        try:
+            make = partial(accompany, lambda: looks.call_soon_threadsafe(has_read.set))
+            await companions.begin(key, make)
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            assert time.monotonic() - began < 5.0
+        finally:
+            is_over.set()
+        async with asyncio.timeout(10.0):
+            await has_read.wait()
+            assert companions.engines_of("n", "sums") == {}
+            await companions.end(key)
+    assert companions.engines_of("n", "sums") is None

@@ -11,6 +11,7 @@ import pytest
 
 from srt_operator.backends.kubernetes_api import Calls, KubernetesRefused
 from srt_operator.cluster import operator as operator_module
+from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import STUCK_SECONDS, Operator
 from srt_operator.cluster.probes import SILENT_SECONDS, Health
@@ -63,6 +64,7 @@ def context_of(api: PlayedApi, clock: ManualClock) -> Context:
         sayings=sayings,
         cluster=given,
         clock=clock,
+        companions=Companions(given),
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any, cast
 from srt_common.cancellation import cancel_and_wait
 from srt_common.clock import SystemClock
 from srt_operator.backends.kubernetes_api import KubernetesApi
+from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.context import Context
 from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import Key, Store
 from srt_operator.cluster.upkeep import Upkeep
+from srt_operator.event_loops import OwnLoop
 from srt_operator.manifests.kubernetes.cluster import Cluster
 from srt_operator.manifests.kubernetes.objects import Manifest
 
@@ -54,6 +56,7 @@ async def test_a_resource_that_breaks_its_look_stops_nothing_else() -> None:
         sayings=sayings,
         cluster=cast(Cluster, None),
         clock=clock,
+        companions=Companions(cast(OwnLoop, None)),
     )
     operator = Operator(context, namespaces=(), observe_look=lambda *_: None)
     running = asyncio.create_task(operator.run())
