@@ -1,4 +1,4 @@
-"""Tasks that go on beside others, and their end."""
+"""Tasks that go on beside others, or at once, and their end."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ async def going_on(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[
         await cancel_and_wait([task])
     if not task.cancelled():
         task.result()
+
+
+async def at_once(*work: Coroutine[Any, Any, None]) -> None:
+    """Have all done; what the first of them failed with comes out when all have ended."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -49,6 +49,10 @@ class OwnLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+
+    def begin(self, what: Callable[[], object]) -> None:
+        """Have ``what`` called in there soon, and in order; nobody waits for it."""
+        self._loop.call_soon_threadsafe(what)
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Have ``work`` done in there; whoever waits for it is cancelled together with it."""

@@ -69,7 +69,7 @@ class Reading:
 
 
 class Companion:
-    """Of one job."""
+    """Of one job. Made by a look; what it does begins with `start`, in the loop of companions."""
 
     def __init__(
         self,
@@ -96,13 +96,17 @@ class Companion:
         self._look: Callable[[], Awaitable[None]] | None = None
         self._going_on: list[asyncio.Task[None]] = []
         """Inside ``_task``."""
-        self._task = asyncio.create_task(self._run(), name=f"companion of {place.job_name}")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Go on until `stop`."""
+        self._task = asyncio.create_task(self._run(), name=f"companion of {self.place.job_name}")
         self._task.add_done_callback(self._note_end)
 
     @property
     def is_running(self) -> bool:
         """False: it failed."""
-        return not self._task.done()
+        return self._task is None or not self._task.done()
 
     async def finish(self) -> Reading:
         """The job is over: close bubbles and read a last time, within a few seconds."""
@@ -121,7 +125,8 @@ class Companion:
         """End it; bubbles expire by themselves. A TaskGroup cancels what goes on in it once, which
         redis-py may swallow: it is cancelled here until it has ended.
         """
-        await cancel_and_wait([self._task, *self._going_on])
+        if self._task is not None:
+            await cancel_and_wait([self._task, *self._going_on])
 
     def note(self, line: Line) -> None:
         """Take in a line that a local run would write to a file."""
@@ -211,13 +216,10 @@ class Companions:
         """All, by job."""
         return self._found.items()
 
-    async def begin(self, key: Key, make: Callable[[], Companion]) -> None:
-        """Have a job accompanied by what ``make`` makes, in the loop of companions."""
-
-        async def made() -> Companion:
-            return make()
-
-        self._found[key] = await self._loop.run(made())
+    def begin(self, key: Key, companion: Companion) -> None:
+        """Have a job accompanied."""
+        self._found[key] = companion
+        self._loop.begin(companion.start)
 
     async def finish(self, key: Key) -> Reading | None:
         """A job is over: what was heard of it last; None: nobody accompanied it."""

@@ -17,6 +17,7 @@ from typing import Final
 from srt_common.coordination import Coordination
 from srt_common.errors import CoordinationUnavailable
 from srt_operator.backends.kubernetes import KubernetesBackend, seconds_of
+from srt_operator.background import at_once
 from srt_operator.cluster import job_status
 from srt_operator.cluster.companions import Companion, Reading
 from srt_operator.cluster.context import Context
@@ -209,18 +210,15 @@ class JobController:
                 return there.reading
             await self._context.companions.end(key)
         looks = asyncio.get_running_loop()
-
-        def make() -> Companion:
-            return Companion(
-                resolved.job.spec,
-                place,
-                token=lambda: rollout_pool.token(cluster, pool),
-                since=since,
-                clock=context.clock,
-                on_reading=lambda: looks.call_soon_threadsafe(_look_at, context, key, resolved),
-            )
-
-        await context.companions.begin(key, make)
+        companion = Companion(
+            resolved.job.spec,
+            place,
+            token=lambda: rollout_pool.token(cluster, pool),
+            since=since,
+            clock=context.clock,
+            on_reading=lambda: looks.call_soon_threadsafe(_look_at, context, key, resolved),
+        )
+        context.companions.begin(key, companion)
         return None
 
     def _place(self, resolved: Resolved, pool: Pool, cache: Cache | None) -> Place:
@@ -269,18 +267,22 @@ class JobController:
 
     async def _is_still_running(self, manifest: Manifest) -> bool:
         """Whether trainer or engines of a job that goes may still write; they are told to stop."""
-        metadata, store = manifest["metadata"], self._context.store
-        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
-        await self._stop_trainer(manifest)
-        pool = store.get(Kind.ROLLOUT_POOL, namespace, name)
-        if pool is not None and controller_uid(pool) == uid and pool["spec"].get("replicas"):
-            change = {"spec": {"replicas": 0}}
-            await self._context.api.merge(Kind.ROLLOUT_POOL, namespace, name, change)
+        uid = manifest["metadata"]["uid"]
+        await at_once(self._stop_trainer(manifest), self._stop_engines(manifest))
         return any(
             pod["metadata"].get("labels", {}).get(LABEL_JOB_UID) == uid
             and pod["metadata"]["labels"].get(LABEL_ROLE) in (rollout_pool.ROLE, training.ROLE)
-            for pod in store.of_kind("Pod")
+            for pod in self._context.store.of_kind("Pod")
         )
+
+    async def _stop_engines(self, manifest: Manifest) -> None:
+        """Of the job's own pool."""
+        metadata, context = manifest["metadata"], self._context
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        pool = context.store.get(Kind.ROLLOUT_POOL, namespace, name)
+        if pool is not None and controller_uid(pool) == uid and pool["spec"].get("replicas"):
+            change = {"spec": {"replicas": 0}}
+            await context.api.merge(Kind.ROLLOUT_POOL, namespace, name, change)
 
     async def _stop_trainer(self, manifest: Manifest) -> None:
         name = trainer_name(manifest["metadata"]["name"])
@@ -303,9 +305,8 @@ class JobController:
         coordination = Coordination.from_url(self._context.cluster.redis_url, job=job_id)
         dispatcher = CeleryDispatcher(self._context.cluster.broker_url, job=job_id)
         try:
-            await coordination.forget_job()
             engines = [f"{rollout_set(pool)}-{i}" for i in range(maker.get("replicas", 1))]
-            await dispatcher.forget(engines)
+            await at_once(coordination.forget_job(), dispatcher.forget(engines))
         finally:
             await coordination.close()
             await dispatcher.close()

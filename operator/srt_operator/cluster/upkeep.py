@@ -12,15 +12,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesRefused
+from srt_operator.background import at_once
 from srt_operator.cluster.resolution import Refused
 from srt_operator.cluster.sayings import Sayings
 from srt_operator.cluster.store import WATCHED, Key, Store, controller_uid, key_of
@@ -69,9 +69,9 @@ class Upkeep:
             Refused: a name is taken, or the API server does not take an object.
         """
         due = [manifest for manifest in manifests if self._is_due(manifest)]
-        await _at_once(self._leave_others_alone(manifest) for manifest in due)
-        await _at_once(self._put(manifest) for manifest in due[:-1])
-        await _at_once(self._put(manifest) for manifest in due[-1:])
+        await at_once(*(self._leave_others_alone(manifest) for manifest in due))
+        await at_once(*(self._put(manifest) for manifest in due[:-1]))
+        await at_once(*(self._put(manifest) for manifest in due[-1:]))
 
     def _is_due(self, manifest: Manifest) -> bool:
         key = key_of(manifest)
@@ -151,13 +151,6 @@ class Upkeep:
         if resource is not None and owner["apiVersion"] == API_VERSION:
             message = f"somebody {what} {kind} {name}: it is again as this resource asks for"
             self._sayings.event(resource, PUT_BACK, message, is_bad=True)
-
-
-async def _at_once(work: Iterable[Awaitable[None]]) -> None:
-    """Have all done; what the first of them failed with comes out when all have ended."""
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
 
 
 def _has_changed(key: Key, last: _Applied, there: Manifest | None) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from srt_operator.background import going_on
+from srt_operator.background import at_once, going_on
 
 
 async def test_work_goes_on_inside_the_block_and_ends_with_it() -> None:
@@ -39,3 +39,22 @@ async def test_a_failure_is_logged_at_once_and_comes_out_of_the_block(
             await failed.wait()
             await asyncio.sleep(0)
             assert caplog.records
+
+
+async def test_what_is_done_at_once_ends_before_the_first_failure_comes_out() -> None:
+    done: list[str] = []
+
+    async def work(name: str, *, turns: int, error: Exception | None = None) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done.append(name)
+        if error is not None:
+            raise error
+
+    with pytest.raises(LookupError, match="slow"):
+        await at_once(
+            work("slow", turns=3, error=LookupError("slow")),
+            work("quick", turns=1, error=ValueError("quick")),
+            work("last", turns=5),
+        )
+    assert done == ["quick", "slow", "last"]

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
@@ -59,6 +58,7 @@ async def test_it_ends_although_a_cancellation_is_swallowed(
 
     monkeypatch.setattr(Controller, "run", run_on)
     companion = accompany(lambda: None)
+    companion.start()
     async with asyncio.timeout(10.0):
         await began.wait()
         await companion.stop()
@@ -77,9 +77,10 @@ async def test_what_companions_do_holds_up_no_look(monkeypatch: pytest.MonkeyPat
     async with own_loop("companions") as theirs:
         companions = Companions(theirs)
         try:
-            make = partial(accompany, lambda: looks.call_soon_threadsafe(has_read.set))
-            await companions.begin(key, make)
             began = time.monotonic()
+            companion = accompany(lambda: looks.call_soon_threadsafe(has_read.set))
+            companions.begin(key, companion)
+            assert companion.is_running
             await asyncio.sleep(0.01)
             assert time.monotonic() - began < 5.0
         finally:
