@@ -156,6 +156,25 @@ async def test_two_caches_on_one_server_do_not_see_each_other(own_server: RedisS
     await second.close()
 
 
+async def test_a_forgotten_cache_leaves_nothing_and_others_alone(own_server: RedisServer) -> None:
+    gone, kept = (
+        RedisLogStore.from_url(own_server.url, cache=cache, num_shards=NUM_SHARDS)
+        for cache in ("gone", "kept")
+    )
+    for store in (gone, kept):
+        await store.append([appended(prompt(number), [5]) for number in range(20)])
+        for number in range(20):
+            await store.put_snapshot(prompt(number), StoredSnapshot(b"x", "1-0"))
+    await gone.forget()
+    client = connect(own_server.url, timeout_seconds=TIMEOUT_SECONDS)
+    assert await client.keys("*{gone:*") == []
+    assert len(await client.keys("*{kept:*:snap:*")) == 20
+    await gone.forget()
+    await client.aclose()
+    await gone.close()
+    await kept.close()
+
+
 @pytest.mark.parametrize(
     ("cache", "num_shards", "named"),
     [("a}b", 1, "cache is 'a}b'"), ("", 1, "cache is ''"), ("a", 0, "num_shards is 0")],

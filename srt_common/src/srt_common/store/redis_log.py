@@ -238,7 +238,7 @@ class RedisLogStore:
         """Prompts of a shard that have a snapshot."""
         async with self._limited():
             keys = await self._redis.hkeys(self._key(shard, "snapidx"))
-        return [PromptKey(key) for key in cast(list[bytes], keys) if len(key) == PROMPT_KEY_BYTES]
+        return _prompt_keys(cast(list[bytes], keys))
 
     async def remove_prompt(self, prompt_key: PromptKey) -> None:
         """Delete a prompt's snapshot and publish `PromptRemoved`."""
@@ -251,13 +251,22 @@ class RedisLogStore:
             await pipe.execute()
 
     async def forget(self) -> None:
-        """Delete everything the cache has on the server. Nobody may be using it any more."""
-        for shard in range(self.num_shards):
-            found = await self.snapshot_keys(shard)
-            names = [f"snap:{key.hex()}" for key in found]
-            names += ["log", "floor", "snapidx", "owner", "owner_epoch"]
-            async with self._limited():
-                await self._redis.unlink(*(self._key(shard, name) for name in names))
+        """Delete everything the cache has on the server, all shards in two round trips. Nobody may
+        be using it any more.
+        """
+        shards, extra_seconds = range(self.num_shards), self._timeout_seconds * self.num_shards
+        async with (
+            self._limited(extra_seconds),
+            self._redis.pipeline(transaction=False) as reading,
+            self._redis.pipeline(transaction=False) as removing,
+        ):
+            for shard in shards:
+                reading.hkeys(self._key(shard, "snapidx"))
+            for shard, keys in zip(shards, await reading.execute(), strict=True):
+                names = [f"snap:{key.hex()}" for key in _prompt_keys(keys)]
+                names += ["log", "floor", "snapidx", "owner", "owner_epoch"]
+                removing.unlink(*(self._key(shard, name) for name in names))
+            await removing.execute()
 
     async def close(self) -> None:
         """Let go of connections. Idempotent."""
@@ -355,3 +364,8 @@ def _batch(shard: int, entries: _Entries, *, has_gap: bool) -> ShardBatch:
     """What a reader gets from the entries of one stream."""
     updates, num_rejected = decode_entries((fields or {}).get(_FIELD) for _, fields in entries)
     return ShardBatch(shard, entries[-1][0].decode(), updates, num_rejected, has_gap)
+
+
+def _prompt_keys(keys: Sequence[bytes]) -> list[PromptKey]:
+    """What names snapshots in an index."""
+    return [PromptKey(key) for key in keys if len(key) == PROMPT_KEY_BYTES]
