@@ -133,7 +133,7 @@ class KubernetesBackend:
             if self._names.is_owned(component) and component is not Component.RUN_AHEAD:
                 await self._make(component, is_wanted=True)
         stops = {action.name for action in actions if not isinstance(action, Start)}
-        for component in Component:
+        for component in Component if stops else ():
             await self._stop(component, stops)
 
     async def bring_up_to_date(self) -> None:
