@@ -47,7 +47,7 @@ from srt_operator.cluster.store import Key, Store
 from srt_operator.cluster.upkeep import Upkeep
 from srt_operator.election import Election
 from srt_operator.event_loops import NamesApart, OwnLoop, own_loop
-from srt_operator.handlers import Across, watch
+from srt_operator.handlers import watching
 from srt_operator.manifests.kubernetes.cluster import Cluster
 
 KEY_SECRET = "srt-operator-key"
@@ -129,11 +129,10 @@ async def serve(settings: OperatorSettings) -> int:
         )
         health.ask(operator.fault)
         lost = asyncio.create_task(beside.run(_leave_when_lost(election)), name="lease")
+        entered = watching(operator, namespaces=settings.watch_namespaces)
+        watches = await stack.enter_async_context(entered)
         try:
-            watches = await stack.enter_async_context(own_loop("watches"))
-            listener = Across(operator, asyncio.get_running_loop())
-            watching = watches.run(watch(listener, namespaces=settings.watch_namespaces))
-            await _lead(operator, watching, stopping)
+            await _lead(operator, watches, stopping)
         finally:
             await cancel_and_wait([lost])
         await operator.close()
@@ -211,21 +210,18 @@ async def operator_key(api: KubernetesApi, namespace: str) -> bytes:
     return b64decode(found["data"]["key"])
 
 
-async def _lead(
-    operator: Operator, watches: Coroutine[Any, Any, None], stopping: asyncio.Event
-) -> None:
+async def _lead(operator: Operator, watches: asyncio.Task[None], stopping: asyncio.Event) -> None:
     """Look after everything until a signal. What fails comes out."""
-    watching = asyncio.create_task(watches, name="watches")
     working = asyncio.create_task(operator.run(), name="looks")
     waiting = asyncio.create_task(stopping.wait(), name="signal")
     try:
         done, _ = await asyncio.wait(
-            {watching, working, waiting}, return_when=asyncio.FIRST_COMPLETED
+            {watches, working, waiting}, return_when=asyncio.FIRST_COMPLETED
         )
         for task in done:
             task.result()
     finally:
-        await cancel_and_wait([watching, working, waiting])
+        await cancel_and_wait([working, waiting])
 
 
 async def _leave_when_lost(election: Election) -> None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, cast
 
 import kopf
 
 from srt_operator.backends.kubernetes_api import API_VERSIONS, PLURALS
 from srt_operator.cluster.store import WATCHED
+from srt_operator.event_loops import own_loop
 from srt_operator.manifests.kubernetes.objects import MANAGER, Manifest
 
 SELECTOR: Final = f"app.kubernetes.io/managed-by={MANAGER}"
@@ -38,7 +40,7 @@ class Listener(Protocol):
         ...
 
 
-class Across:
+class _Across:
     """A listener in another event loop, told in order."""
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,8 +57,24 @@ class Across:
         self._loop.call_soon_threadsafe(self._listener.hear_of_listing)
 
 
-async def watch(listener: Listener, *, namespaces: Sequence[str]) -> None:
-    """Tell of every change until cancelled. ``namespaces``: empty: all."""
+@asynccontextmanager
+async def watching(
+    listener: Listener, *, namespaces: Sequence[str]
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Tell of every change inside the block; the task ends when that fails. ``namespaces``: empty:
+    all.
+    """
+    across, stop = _Across(listener, asyncio.get_running_loop()), asyncio.Event()
+    async with own_loop("watches") as watches:
+        task = asyncio.create_task(watches.run(_watch(across, namespaces, stop)), name="watches")
+        try:
+            yield task
+        finally:  # kopf ends when it is asked to; cancelled again and again it does not
+            watches.begin(stop.set)
+            await asyncio.wait({task})
+
+
+async def _watch(listener: Listener, namespaces: Sequence[str], stop: asyncio.Event) -> None:
     logging.getLogger(_STARTER).setLevel(logging.ERROR)  # it warns that signals are left to others
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
@@ -69,6 +87,7 @@ async def watch(listener: Listener, *, namespaces: Sequence[str]) -> None:
         identity=cast(Any, MANAGER),  # else kopf asks for the user's name; a pod's user has none
         clusterwide=not namespaces,
         namespaces=list(namespaces),
+        stop_flag=stop,
     )
 
 

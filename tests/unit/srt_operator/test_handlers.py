@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from srt_operator.event_loops import own_loop
-from srt_operator.handlers import Across
+from srt_operator.handlers import _Across
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 
@@ -30,7 +30,7 @@ class Heard:
 
 async def test_a_listener_hears_in_order_in_its_own_loop() -> None:
     heard, looks = Heard(), asyncio.get_running_loop()
-    across = Across(heard, looks)
+    across = _Across(heard, looks)
 
     async def tell() -> None:
         across.hear({"name": "a"}, False)
