@@ -19,7 +19,7 @@ import ssl
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -223,7 +223,7 @@ class Run:
 
 def histogram(name: str, samples: Sequence[Sample]) -> Histogram:
     """Of all labels together."""
-    found: Counter[float] = Counter()
+    found: dict[float, float] = defaultdict(float)
     for sample in samples:
         if sample.name == f"{name}_bucket":
             found[float(sample.labels["le"])] += sample.value
