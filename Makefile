@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-cluster bench-learning bench-core fuzz cluster-packages test-cluster images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-cluster bench-learning bench-core fuzz cluster-packages test-cluster compose-packages test-compose images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,8 +25,8 @@ $(VENV)/.installed: requirements/cpu.lock $(PACKAGES:=/pyproject.toml) srt_commo
 demo: install ## train a tiny model with SRT off and on, and compare (about 10 minutes)
 	@$(BIN)/srt run docs/examples/tiny-math/job.yaml --compare --fresh
 
-test: install test-rust ## everything but clusters, at most 25 minutes
-	$(PYTEST) tests --ignore tests/cluster
+test: install test-rust ## everything but clusters and compose, at most 25 minutes
+	$(PYTEST) tests --ignore tests/cluster --ignore tests/compose
 
 test-rust: ## the Rust core's own tests
 	@if command -v cargo >/dev/null; then cd $(RUST) && cargo test --release -q -p srt-tree; else echo "skipped: tests of the Rust core (no cargo)"; fi
@@ -45,6 +45,13 @@ cluster-packages: ## Debian packages that a node of make test-cluster takes (roo
 test-cluster: install ## real Kubernetes: API server, control plane, one node (first: 15 minutes to build it)
 	cd tests && ../$(BIN)/python -m support.cluster_tools
 	$(PYTEST) $(CLUSTER_TESTS)
+
+compose-packages: ## Debian packages that the docker daemon of make test-compose takes (root)
+	apt-get install -y -qq --no-install-recommends docker.io debootstrap iptables iproute2 >/dev/null
+
+test-compose: install ## docker-compose.yml to its end with images built here (root, 20 GB, not in CI)
+	cd tests && ../$(BIN)/python -m support.compose && ../$(BIN)/python -m support.docker_daemon
+	$(PYTEST) tests/compose -o log_cli=true -o log_cli_level=INFO
 
 lint: install ## ruff, import boundaries, clippy, rustfmt, shellcheck
 	$(BIN)/ruff check $(SOURCES)

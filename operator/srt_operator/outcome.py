@@ -1,10 +1,13 @@
-"""Leaves in a run folder what came out: ``summary.json`` and ``report.html``."""
+"""What came out of a run: ``summary.json`` and ``report.html`` in its folder, and the table."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from srt_common.errors import ConfigurationError
 from srt_operator.compare import OFF, ON, arm_layout, joined
@@ -13,6 +16,7 @@ from srt_operator.layout import RunLayout
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import read_lines, replace_text
 from srt_operator.summary import RunRecord, Summary, arm_summary
+from srt_operator.tables import arm_rows, conclusion
 
 
 def conclude(layout: RunLayout) -> Summary | None:
@@ -31,6 +35,24 @@ def conclude(layout: RunLayout) -> Summary | None:
     replace_text(layout.summary, json.dumps(summary, indent=2) + "\n")
     replace_text(layout.report, page(layout, arms, summary))
     return summary
+
+
+def show_outcome(console: Console, layout: RunLayout) -> bool:
+    """Leave summary and report in the folder and show the table; False when there is nothing."""
+    summary = conclude(layout)
+    if summary is None:
+        return False
+    head, *rows = arm_rows(summary)
+    table = Table(title=summary["job"])
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for text in (conclusion(summary), f"Report: {layout.report}"):
+        if text:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return True
 
 
 def job_of(layout: RunLayout) -> SRTJob:

@@ -2,7 +2,7 @@
 
 * Leaves in the run folder what the others wait for: secrets first, the trainer's job description
   last. Then it watches, opens bubbles and sends run-ahead until the job is over.
-* Status, summary and report lie in the run folder, as after ``srt run``.
+* Status, summary and report lie in the run folder, as after ``srt run``, whose table is shown.
 * Started again it goes on: the trainer's own journal decides where.
 """
 
@@ -36,7 +36,7 @@ from srt_operator.local_run import interruptible, supervise
 from srt_operator.manifests import trainer
 from srt_operator.manifests.process import Endpoint, HttpReadiness, LocalSite, Site, serving
 from srt_operator.manifests.runahead import engine_of
-from srt_operator.outcome import conclude
+from srt_operator.outcome import show_outcome
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob
 from srt_operator.run_folder import open_folder
@@ -106,7 +106,7 @@ def _endpoint(address: str) -> Endpoint:
 
 
 async def run_given(job: SRTJob, site: LocalSite, console: Console, clock: Clock) -> int:
-    """Prepare, watch and conclude; the exit status.
+    """Prepare, watch, and show what came out; the exit status.
 
     Raises:
         ConfigurationError: the run folder holds another job.
@@ -133,7 +133,7 @@ async def run_given(job: SRTJob, site: LocalSite, console: Console, clock: Clock
         interruption = await stack.enter_async_context(interruptible())
         show = stack.enter_context(display(console, job.metadata.name, LineFile(layout.metrics)))
         status = await supervise(job, site, backend, show, interruption)
-    conclude(layout)
+    show_outcome(console, layout)
     return EXIT_COMPLETE if status.phase is Phase.COMPLETE else EXIT_FAILED
 
 

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from srt_operator.manifests.build import local_process
 from srt_operator.manifests.process import LocalSite, serving
 from srt_operator.processes import Component, Member, members
 from srt_operator.static_run import StaticSettings, given_site
+from support.compose import Compose
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -120,20 +118,4 @@ def test_images_are_those_of_the_chart() -> None:
 
 @pytest.mark.parametrize("profiles", ["cpu", "gpu", "cpu,observability", "gpu,observability"])
 def test_compose_itself_takes_every_profile(profiles: str) -> None:
-    docker = shutil.which("docker")
-    has_compose = docker is not None and not run_docker("compose", "version").returncode
-    if not has_compose:
-        pytest.skip("no docker compose: install the compose plugin (v2 or newer)")
-    answer = run_docker("compose", "config", "--quiet", profiles=profiles)
-    assert answer.returncode == 0, answer.stderr
-
-
-def run_docker(*words: str, profiles: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["docker", *words],
-        cwd=ROOT,
-        env=os.environ | {"COMPOSE_PROFILES": profiles},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    Compose(profiles).run("config", "--quiet")

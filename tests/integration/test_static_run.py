@@ -1,5 +1,5 @@
 """The operator of docker compose beside a real server and endpoints that answer: it leaves what the
-others wait for, waits for the trainer, and writes status and summary.
+others wait for, waits for the trainer, writes status, summary and report, and shows the table.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -23,12 +24,22 @@ from srt_common.errors import ConfigurationError
 from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
 from srt_operator.resources import SRTJob
+from srt_operator.run_lines import append_line
 from srt_operator.static_run import StaticSettings, given_site, run_given
 from srt_trainer.settings import parse_settings
 from support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "examples" / "tiny-math" / "job.yaml"
+STEP = {
+    "kind": "step",
+    "step": 0,
+    "reward_mean": 0.5,
+    "rollout_seconds": 2.0,
+    "num_rollouts": 8,
+    "num_generated_tokens": 88,
+    "num_request_steps": 32,
+}
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -62,36 +73,43 @@ def job() -> SRTJob:
 
 
 async def trainer(url: str, layout: RunLayout, *phases: Phase) -> None:
-    """Waits for its job description, as the compose file has it, then says what it does."""
+    """Waits for its job description, as the compose file has it, leaves the line of a step and says
+    what it does.
+    """
     coordination = Coordination.from_url(url, job="tiny-math")
     while not layout.trainer_settings.exists():  # noqa: ASYNC110 - what a health check does
         await asyncio.sleep(0.05)
+    append_line(layout.metrics, STEP)
     for phase in phases:
         await coordination.publish_phase(PhaseReport(phase, 0, 0, 0, time.time()))
         await asyncio.sleep(2.0)
     await coordination.close()
 
 
-async def run(job: SRTJob, url: str, address: str, folder: Path, *phases: Phase) -> int:
+async def run(job: SRTJob, url: str, address: str, folder: Path, *phases: Phase) -> str:
+    """What the operator of a job that completes prints."""
     settings = StaticSettings(
         job_file=FILE,
         run_dir=folder,
         endpoints=dict.fromkeys(("tree-cache-0", "rollout-0", "rollout-1"), address),
         redis_url=SecretStr(url),
     )
-    site = given_site(job, settings)
+    site, shown = given_site(job, settings), io.StringIO()
     async with asyncio.timeout(25.0):
         exit_code, _ = await asyncio.gather(
-            run_given(job, site, Console(file=io.StringIO()), SystemClock()),
+            run_given(job, site, Console(file=shown), SystemClock()),
             trainer(url, site.layout, *phases),
         )
-    return exit_code
+    assert exit_code == 0
+    return shown.getvalue()
 
 
 async def test_a_job_runs_to_its_end_and_again(job: SRTJob, address: str, tmp_path: Path) -> None:
     layout = RunLayout(tmp_path / "tiny-math")
     with RedisServer.started() as server:
-        assert await run(job, server.url, address, layout.root, "rollout", "finished") == 0
+        shown = await run(job, server.url, address, layout.root, "rollout", "finished")
+        assert re.search(r"tokens per step +│ +2\.50", shown), shown
+        assert layout.report.exists()
         status = json.loads(layout.status.read_text())
         assert status["phase"] == "Complete"
         states = {one["name"]: one["state"] for one in status["processes"]}
@@ -100,7 +118,7 @@ async def test_a_job_runs_to_its_end_and_again(job: SRTJob, address: str, tmp_pa
         settings = parse_settings(json.loads(layout.trainer_settings.read_text()))
         assert {engine.url for engine in settings.engines} == {address}
         token = layout.token.read_text()
-        assert await run(job, server.url, address, layout.root, "rollout", "finished") == 0
+        await run(job, server.url, address, layout.root, "rollout", "finished")
         assert layout.token.read_text() == token
 
 
@@ -110,6 +128,6 @@ async def test_another_job_in_the_same_folder_is_refused(
     folder = tmp_path / "tiny-math"
     other = load_job(FILE.read_text(), overrides=["spec.algorithm.promptsPerStep=4"])
     with RedisServer.started() as server:
-        assert await run(job, server.url, address, folder, "rollout", "finished") == 0
+        await run(job, server.url, address, folder, "rollout", "finished")
         with pytest.raises(ConfigurationError, match="promptsPerStep"):
             await run(other, server.url, address, folder)

@@ -40,14 +40,21 @@ def missing_for_control_plane() -> str | None:
 
 def missing_for_node() -> str | None:
     """One sentence if no node can run here."""
-    if sentence := missing_for_control_plane():
-        return sentence
+    return missing_for_control_plane() or missing_for_namespaces(
+        "node of a cluster", (*NODE_COMMANDS, "debootstrap"), target="cluster-packages"
+    )
+
+
+def missing_for_namespaces(what: str, commands: Sequence[str], *, target: str) -> str | None:
+    """One sentence if ``what`` cannot run here in namespaces of its own (`tests/cluster/node`);
+    ``target`` of the Makefile installs the ``commands``.
+    """
     if os.geteuid() != 0:
-        return "no node of a cluster here: it takes root, for its own namespaces and mounts"
-    if lacking := _lacking((*NODE_COMMANDS, "debootstrap")):
-        return f"no node of a cluster here: {', '.join(lacking)} missing (make cluster-packages)"
+        return f"no {what} here: it takes root, for its own namespaces and mounts"
+    if lacking := _lacking(commands):
+        return f"no {what} here: {', '.join(lacking)} missing (make {target})"
     if not Path("/sys/fs/cgroup/memory").is_dir():
-        return "no node of a cluster here: the scripts know cgroup v1 only, this machine has v2"
+        return f"no {what} here: the scripts know cgroup v1 only, this machine has v2"
     return None
 
 

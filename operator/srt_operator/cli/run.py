@@ -16,7 +16,6 @@ from srt_operator import compare as comparing
 from srt_operator import places, run_folder
 from srt_operator.backends.site import site_of
 from srt_operator.cli.reading import read_job
-from srt_operator.cli.tools import show_outcome
 from srt_operator.constants import (
     EXIT_COMPLETE,
     EXIT_FAILED,
@@ -28,7 +27,7 @@ from srt_operator.display import display
 from srt_operator.job_file import dump_job, load_job
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
-from srt_operator.outcome import is_srt
+from srt_operator.outcome import is_srt, show_outcome
 from srt_operator.processes import members
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import LineFile

@@ -7,13 +7,10 @@ import sys
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from srt_common.errors import ConfigurationError
 from srt_operator.cli.inspect import RunFolder
-from srt_operator.layout import RunLayout
-from srt_operator.outcome import conclude, run_folder
-from srt_operator.tables import arm_rows, conclusion
+from srt_operator.outcome import run_folder, show_outcome
 
 
 def verify(context: typer.Context) -> None:
@@ -39,24 +36,6 @@ def report(run: RunFolder) -> None:
     if not show_outcome(Console(), layout):
         fault = f"RUN is {str(run)!r}: it has no metrics yet; wait for its first step"
         raise ConfigurationError(faults=[fault])
-
-
-def show_outcome(console: Console, layout: RunLayout) -> bool:
-    """Leave summary and report in the folder and show the table; False when there is nothing."""
-    summary = conclude(layout)
-    if summary is None:
-        return False
-    head, *rows = arm_rows(summary)
-    table = Table(title=summary["job"])
-    for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for text in (conclusion(summary), f"Report: {layout.report}"):
-        if text:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-    return True
 
 
 def _pass_on(module: str, context: typer.Context) -> int:
