@@ -10,8 +10,9 @@ long for stragglers.
 
 Probes keep the fit honest: of every 256 steps eight in a row are undrafted, and one is drafted for
 longer than seems to pay. Eight, as an engine needs two to cost what one that never drafts does: in
-the first it verifies the last drafts, in the second it still samples as if it had some. When drafted steps yield fewer tokens per second than undrafted ones would,
-drafting turns off for a while and is tried again.
+the first it verifies the last drafts, in the second it still samples as if it had some. When
+drafted steps yield fewer tokens per second than undrafted ones would, drafting turns off for a
+while and is tried again.
 
 Why cutting leaves the distribution of what is sampled alone (design 5.3): a position may be dropped
 by anything but its own token.
