@@ -49,7 +49,7 @@ test-cluster: install ## real Kubernetes: API server, control plane, one node (f
 compose-packages: ## Debian packages that the docker daemon of make test-compose takes (root)
 	apt-get install -y -qq --no-install-recommends docker.io debootstrap iptables iproute2 >/dev/null
 
-test-compose: install ## docker-compose.yml to its end with images built here (root, 20 GB, not in CI)
+test-compose: install ## docker-compose.yml to its end with images built here (root, 30 GB, 45 minutes, not in CI)
 	cd tests && ../$(BIN)/python -m support.compose && ../$(BIN)/python -m support.docker_daemon
 	$(PYTEST) tests/compose -o log_cli=true -o log_cli_level=INFO
 
