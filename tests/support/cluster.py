@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,35 @@ class CommandError(RuntimeError):
         super().__init__(f"{' '.join(command)} ended with {code}: {stderr.strip()}")
         self.stderr = stderr.strip()
         self.code = code
+
+
+def output_of(
+    command: Sequence[str],
+    *,
+    called: Sequence[str],
+    environment: Mapping[str, str],
+    seconds: float,
+    folder: Path | None = None,
+    stdin: str = "",
+) -> str:
+    """Standard output of a command, in a folder if one is given.
+
+    Raises:
+        CommandError: it failed; ``called`` is what it says was run.
+    """
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        input=stdin,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+    if done.returncode:
+        raise CommandError(called, done.returncode, done.stderr)
+    return done.stdout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,19 +148,13 @@ class Client:
 
     def run(self, program: str, *arguments: str, stdin: str = "", seconds: float = 120) -> str:
         """Standard output of a command inside; raises `CommandError`."""
-        command = self.place.command(program, *arguments)
-        done = subprocess.run(
-            command,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-            env=self.place.environment(),
+        return output_of(
+            self.place.command(program, *arguments),
+            called=[program, *arguments],
+            stdin=stdin,
+            seconds=seconds,
+            environment=self.place.environment(),
         )
-        if done.returncode:
-            raise CommandError([program, *arguments], done.returncode, done.stderr)
-        return done.stdout
 
     def kubectl(self, *arguments: str, stdin: str = "", seconds: float = 120) -> str:
         """Standard output of kubectl."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 import pytest
 
 from support import go_programs
-from support.cluster import CommandError
+from support.cluster import output_of
 
 ROOT: Final = Path(__file__).parents[2]
 MODULE: Final = ROOT / "tests" / "compose" / "plugin"
@@ -45,19 +44,13 @@ class Compose:
     def run(self, *words: str, seconds: float = 120) -> str:
         """Standard output; raises `CommandError`."""
         given = {"COMPOSE_PROFILES": self.profiles, "DOCKER_HOST": self.docker_host}
-        command = [str(find()), *words]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | given,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
+        return output_of(
+            [str(find()), *words],
+            called=["docker-compose", *words],
+            environment=os.environ | given,
+            seconds=seconds,
+            folder=ROOT,
         )
-        if done.returncode:
-            raise CommandError(["docker-compose", *words], done.returncode, done.stderr)
-        return done.stdout
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from support import cluster_tools, go_programs
-from support.cluster import NODE_SCRIPTS, CommandError, Place, Processes
+from support.cluster import NODE_SCRIPTS, CommandError, Place, Processes, output_of
 
 PAUSE: Final = Path(__file__).parents[1] / "cluster" / "tools" / "pause"
 COMMANDS: Final = ("dockerd", "docker", "docker-init", "containerd", "runc", "debootstrap")
@@ -99,17 +99,8 @@ class Daemon:
 
     def docker(self, *words: str, seconds: float = 120) -> str:
         """Standard output of docker, which runs on the machine; raises `CommandError`."""
-        done = subprocess.run(
-            ["docker", *words],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-        )
-        if done.returncode:
-            raise CommandError(["docker", *words], done.returncode, done.stderr)
-        return done.stdout
+        command = ["docker", *words]
+        return output_of(command, called=command, environment=self.environment, seconds=seconds)
 
     def containers(self) -> list[dict[str, Any]]:
         """All there are, as `docker inspect` shows them."""

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Literal, Self, TypeVar, cast
 
 import msgspec
@@ -126,12 +126,8 @@ class Coordination:
         redis = connect(url, timeout_seconds=timeout_seconds)
         return cls(redis, job=job, address=url.rsplit("@", maxsplit=1)[-1])
 
-    @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except (RedisError, OSError) as error:
-            raise CoordinationUnavailable(address=self._address, reason=str(error)) from error
+    def _translated(self) -> AbstractAsyncContextManager[None]:
+        return _translated(self._address)
 
     def _decoded(self, data: Any, kind: type[_T]) -> _T:
         try:

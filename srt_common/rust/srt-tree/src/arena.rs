@@ -42,9 +42,8 @@ impl Arena {
         self.blocks.get(number as usize).filter(|block| block.is_live())
     }
 
-    /// Takes a new block in; returns its number.
+    /// Takes a block in that has no position yet; returns its number.
     pub(crate) fn add(&mut self, block: Block) -> u32 {
-        self.target_bytes += block.target_bytes();
         if let Some(number) = self.free.pop() {
             if let Some(place) = self.blocks.get_mut(number as usize) {
                 *place = block;
