@@ -2,7 +2,8 @@
 
     make bench-live                # or: python docs/benchmarks/live.py --pairs 10
 
-Every arm is an engine in a process of its own; one works at a time. A round gives all arms the same
+Every arm is an engine in a process of its own; one works at a time, in turns of a fifth of a
+second, as the speed of a shared machine changes within seconds. A round gives all arms the same
 prompts and lengths in rotating order. Writes docs/benchmarks/<date>-live.{md,svg}: medians, and the
 lower 95 % bound of the mean over pairs (Student's t on logarithms).
 """
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -37,6 +39,7 @@ ROWS = (4, 16, 64)
 NUM_PROBLEMS = 24
 GROUP = 8
 """Rollouts of a problem that are sampled together."""
+TURN_SECONDS = 0.2
 WARM_VISITS = 4
 """Groups of every problem that have been seen before the first round that counts."""
 TARGETS = {4: (2.0, 3.0), 16: (1.5, 2.0), 64: (0.95, 1.1)}
@@ -78,13 +81,19 @@ class Arms:
             self._pipes[name] = pipe
             self._processes.append(process)
 
-    def decode(self, arm: str, load: Load) -> Decoded:
-        """Let one arm work, the others wait."""
-        return self._call(arm, "decode", load)  # type: ignore[return-value]
+    def decode(self, loads: dict[str, Load]) -> dict[str, Decoded]:
+        """Let these arms work in turns, in this order, until all are done."""
+        for arm, load in loads.items():
+            self._call(arm, "start", load)
+        unfinished = list(loads)
+        while unfinished:
+            unfinished = [arm for arm in unfinished if self._call(arm, "go_on", TURN_SECONDS)]
+        return {arm: self._call(arm, "finish", None) for arm in loads}
 
     def lengths(self, load: Load) -> list[int]:
         """Natural lengths, from the stock engine."""
-        return self._call("none", "decode_in_order", load)  # type: ignore[return-value]
+        lengths: list[int] = self._call("none", "decode_in_order", load)
+        return lengths
 
     def close(self) -> None:
         """End all."""
@@ -93,8 +102,8 @@ class Arms:
         for process in self._processes:
             process.join()
 
-    def _call(self, arm: str, method: str, load: Load) -> object:
-        self._pipes[arm].send((method, load))
+    def _call(self, arm: str, method: str, argument: object) -> Any:
+        self._pipes[arm].send((method, argument))
         return self._pipes[arm].recv()
 
 
@@ -125,7 +134,7 @@ def warm_up(arms: Arms, prompts: Sequence[list[int]]) -> None:
     """A group of every problem, `WARM_VISITS` times, for the arms that keep them."""
     for at in range(WARM_VISITS * NUM_PROBLEMS * GROUP // ROWS[-1]):
         load = recorded_load(arms, prompts, ROWS[-1], at)
-        progress(Round("warm-up", {arm: arms.decode(arm, load) for arm in LEARNING_ARMS}))
+        progress(Round("warm-up", arms.decode(dict.fromkeys(LEARNING_ARMS, load))))
 
 
 def measure_recorded(
@@ -135,10 +144,8 @@ def measure_recorded(
     rounds = []
     for at in range(pairs):
         load = recorded_load(arms, prompts, rows, at)
-        taken = {}
-        for arm in rotated(ARMS, at):
-            is_cold = arm == "srt cold"
-            taken[arm] = arms.decode(arm, replace(load, has_empty_trees=is_cold))
+        loads = {arm: replace(load, has_empty_trees=arm == "srt cold") for arm in ARMS}
+        taken = arms.decode({arm: loads[arm] for arm in rotated(ARMS, at)})
         rounds.append(Round(f"{rows} rows", taken))
         progress(rounds[-1])
     return rounds
@@ -153,8 +160,8 @@ def measure_adversarial(arms: Arms, pairs: int) -> list[Round]:
         found = []
         for at in range(2 + pairs):
             load = random_load(rows, temperature, seed=1000 * number + at)
-            taken = {arm: arms.decode(arm, load) for arm in rotated(("none", "srt cold"), at)}
-            found.append(Round(setting, taken))
+            order = rotated(("none", "srt cold"), at)
+            found.append(Round(setting, arms.decode(dict.fromkeys(order, load))))
             progress(found[-1])
         rounds += found[-pairs:]
     return rounds
@@ -253,7 +260,8 @@ def main() -> None:
     lines = ["# Live: rollout wall clock of vLLM in process", "", describe("make bench-live"), ""]
     lines += [
         f"Demo model in {DTYPE}, one thread, log-probabilities on, same prompts and recorded",
-        f"lengths for all arms, {pairs} interleaved rounds a load. `suffix` is vLLM's method with",
+        f"lengths for all arms, {pairs} rounds a load, in which the arms work in turns of",
+        f"{TURN_SECONDS} s (times are those of an arm's own turns). `suffix` is vLLM's method with",
         "our verification in the place of its CPU kernels, which are wrong at temperature > 0.",
         f"Suffix and SRT warm have seen {WARM_VISITS} groups of {GROUP} of each problem before.",
         "",

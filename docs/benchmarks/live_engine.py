@@ -1,5 +1,8 @@
 """One arm of the live benchmark: a vLLM engine in its own process, told what to decode over a pipe.
 
+It works when it is told to and for as long: the speed of a shared machine changes within seconds,
+so arms that are to be compared work in turns of a fraction of a second.
+
 Arms: `none` (stock, no speculation), `suffix` (vLLM's own, with our verification: its CPU kernels
 are wrong at temperature > 0), `srt`.
 """
@@ -14,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from srt_common.clock import SystemClock
 from srt_rollout.processor import dtype_of
 
 DTYPE = "bfloat16" if dtype_of("auto") == "auto" else "float32"
@@ -53,6 +57,26 @@ class Decoded:
         return sum(self.lengths) / max(1, sum(self.rows))
 
 
+class WorkingClock(SystemClock):
+    """Stands still while others have their turn."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._waiting_since = super().monotonic()
+
+    def monotonic(self) -> float:
+        """Seconds of work since an arbitrary start."""
+        return super().monotonic() - self._waited
+
+    def wait(self) -> None:
+        """Somebody else's turn begins."""
+        self._waiting_since = super().monotonic()
+
+    def go_on(self) -> None:
+        """It is over."""
+        self._waited += super().monotonic() - self._waiting_since
+
+
 class LiveEngine:
     """A vLLM engine of this process, stepped by hand."""
 
@@ -90,27 +114,40 @@ class LiveEngine:
         if arm == "suffix":
             _verify_point_masses(self._runner)
         self._eos = json.loads((model / "config.json").read_text())["eos_token_id"]
+        self._clock = WorkingClock()
+        if arm == "srt":
+            self._forget()
         self._next_id = 0
+        self._decoded = Decoded(0.0, [])
         self._steps: list[tuple[int, int]] = []
         self._watch(core.scheduler)
 
-    def decode(self, load: Load) -> Decoded:
-        """Start all rollouts at once and decode to the last."""
+    def start(self, load: Load) -> None:
+        """Let all rollouts of a load begin."""
         if load.has_empty_trees:
-            from srt_rollout.vllm_plugin.settings import DrafterSettings
-
-            self._runner.drafter.configure(DrafterSettings.from_environment())
+            self._forget()
         for at, prompt in enumerate(load.prompts):
             self._add(prompt, None if load.lengths is None else load.lengths[at], load.temperature)
         self._steps.clear()
-        lengths: list[int] = []
+        self._decoded = Decoded(0.0, [])
+
+    def go_on(self, seconds: float) -> bool:
+        """Decode for so long; returns whether rollouts are left."""
+        self._clock.go_on()
         started = time.perf_counter()
-        while self._engine.has_unfinished_requests():
+        is_left = True
+        while is_left and time.perf_counter() < started + seconds:
             finished = (output for output in self._engine.step() if output.finished)
-            lengths += [len(output.outputs[0].token_ids) for output in finished]
-        seconds = time.perf_counter() - started
-        rows, drafted = zip(*self._steps, strict=True)
-        return Decoded(seconds, lengths, list(rows), list(drafted))
+            self._decoded.lengths += [len(it.outputs[0].token_ids) for it in finished]
+            is_left = self._engine.has_unfinished_requests()
+        self._decoded.seconds += time.perf_counter() - started
+        self._clock.wait()
+        return is_left
+
+    def finish(self, _: None) -> Decoded:
+        """What the load took."""
+        self._decoded.rows, self._decoded.drafted = map(list, zip(*self._steps, strict=True))
+        return self._decoded
 
     def decode_in_order(self, load: Load) -> list[int]:
         """Natural lengths of the load's rollouts, in their order."""
@@ -123,6 +160,14 @@ class LiveEngine:
                 if output.finished:
                     lengths[int(output.request_id) - first] = len(output.outputs[0].token_ids)
         return lengths
+
+    def _forget(self) -> None:
+        """Empty trees, nothing learned, and step times that leave out the turns of others."""
+        from srt_rollout.vllm_plugin.settings import DrafterSettings
+        from srt_rollout.vllm_plugin.step_timer import StepTimer
+
+        self._runner.drafter.configure(DrafterSettings.from_environment())
+        self._runner.drafter._timer = StepTimer(self._clock)
 
     def _add(self, prompt: Sequence[int], length: int | None, temperature: float) -> None:
         from vllm import SamplingParams, TokensPrompt
