@@ -229,7 +229,9 @@ def test_drafts_that_the_governor_cuts_leave_the_distribution_alone(
 
     def observe(_self: StepTime, step: StepSample) -> float:
         costs.reverse()
-        return costs[0].seconds(step.num_tokens, num_prompt_tokens=0, drafting=step.drafting)
+        return costs[0].seconds(
+            step.num_rows, step.num_draft_tokens, num_prompt_tokens=0, drafting=step.drafting
+        )
 
     monkeypatch.setattr(StepTime, "observe", observe)
     monkeypatch.setattr(StepTime, "cost", property(lambda _self: costs[0]))

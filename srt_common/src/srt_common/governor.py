@@ -57,12 +57,26 @@ _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
 _SHORTEST_PAUSE = 64
 _LONGEST_PAUSE = 512
+_PAUSED_PER_SAMPLE = 4
+"""An engine that is not to draft is not to spend its time on measuring either."""
 
 
 class _Kind(Enum):
     UNDRAFTED = 0
+    """A probe."""
     LONG = 1
+    """Another."""
     GOVERNED = 2
+    PAUSED = 3
+    """Undrafted because drafting did not pay."""
+
+    @property
+    def is_drafted(self) -> bool:
+        return self in (_Kind.LONG, _Kind.GOVERNED)
+
+
+_PAUSED = [_Kind.PAUSED, _Kind.PAUSED]
+_USUAL = ([_Kind.GOVERNED, _Kind.GOVERNED], _PAUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +158,11 @@ class Governor:
         kind = self._next_kind()
         self._kinds = (*self._kinds[1:], kind)
         self._choice_before, self._choice = self._choice, _NOTHING
-        if kind is _Kind.UNDRAFTED:
+        if not kind.is_drafted:
             return UNDRAFTED
         floor = _LOWEST_SURVIVAL
         if kind is _Kind.GOVERNED:
-            per_token = self._cost.per_token
-            least = per_token * num_rows / (self._fixed_seconds() + per_token * num_rows)
+            least = self._cost.per_token * num_rows / self._drafted_seconds(num_rows)
             floor = max(floor, least / self._trust.value, _SLACK * self._threshold)
         return Plan(is_drafting=True, min_survival=min(floor, 1.0))
 
@@ -164,14 +177,13 @@ class Governor:
             [B] lengths.
         """
         num_rows = len(offsets) - 1
-        per_token, fixed = self._cost.per_token, self._fixed_seconds()
+        per_token, seconds = self._cost.per_token, self._drafted_seconds(num_rows)
         if self._kinds[-1] is _Kind.LONG:
-            plain = fixed + per_token * num_rows
-            num_taken = int(max(_MIN_LONG_PROBE, num_rows / 2, min(plain / per_token, 1e6)))
+            num_taken = int(max(_MIN_LONG_PROBE, num_rows / 2, min(seconds / per_token, 1e6)))
             lengths, num_expected = _lengths(_by_survival(survival)[:num_taken], offsets), 0.0
         else:
             trusted = survival * np.float32(self._trust.value)
-            taken = take(trusted, offsets, fixed=fixed, per_token=per_token)
+            taken = take(trusted, offsets, seconds=seconds, per_token=per_token)
             self._threshold = taken.threshold / self._trust.value
             lengths, num_expected = taken.lengths, taken.num_expected / self._trust.value
         self._choice = _Choice(int(lengths.sum()), num_expected)
@@ -181,14 +193,18 @@ class Governor:
     def observe(self, step: MeasuredStep) -> None:
         """Learn from the step before the last `plan`, which is over now."""
         before, *kinds = self._kinds
-        is_drafted = [kind is not _Kind.UNDRAFTED for kind in kinds]
-        if before is not _Kind.UNDRAFTED and not any(is_drafted):
+        is_drafted = [kind.is_drafted for kind in kinds]
+        if before.is_drafted and not any(is_drafted):
             return  # neither drafted nor yet what an undrafted step costs
+        if not before.is_drafted and kinds == _PAUSED and self._pause_left % _PAUSED_PER_SAMPLE:
+            return  # one of many alike
         sample = StepSample(
-            num_tokens=step.num_rows + step.num_draft_tokens,
+            num_rows=step.num_rows,
+            num_draft_tokens=step.num_draft_tokens,
             num_prompt_tokens=step.num_prompt_tokens,
             drafting=sum(is_drafted) / 2,
             seconds=step.seconds,
+            is_usual=kinds in _USUAL,
         )
         seconds = self._step_time.observe(sample)
         self._cost = self._step_time.cost
@@ -221,18 +237,18 @@ class Governor:
         if self._pause_left > 0:
             self._pause_left -= 1
             self._num_off_steps += 1
-            return _Kind.UNDRAFTED
+            return _Kind.PAUSED
         at, self._at = self._at, (self._at + 1) % _PROBE_EVERY
         if at >= _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES:
             return _Kind.GOVERNED
         self._num_probe_steps += 1
         return _Kind.UNDRAFTED if at < _NUM_UNDRAFTED_PROBES else _Kind.LONG
 
-    def _fixed_seconds(self) -> float:
-        """Of a drafted step without any token. Prefill is no part of it: it is done once, however
-        many steps the decoding takes.
+    def _drafted_seconds(self, num_rows: int) -> float:
+        """Of a drafted step without any draft token. Prefill is no part of it: it is done once,
+        however many steps the decoding takes.
         """
-        return self._cost.seconds(0, num_prompt_tokens=0, drafting=1)
+        return self._cost.seconds(num_rows, num_prompt_tokens=0, drafting=1)
 
     def _switch(self) -> None:
         """Turn drafting off when it has not paid; forget earlier failures when it has for long."""
@@ -297,14 +313,14 @@ class Taken:
     """Sum of the survivals taken."""
 
 
-def take(survival: FloatArray, offsets: IntArray, *, fixed: float, per_token: float) -> Taken:
+def take(survival: FloatArray, offsets: IntArray, *, seconds: float, per_token: float) -> Taken:
     """The positions worth their time (module docstring).
 
     Args:
         survival: as in `Governor.choose`.
         offsets: as there.
-        fixed: seconds of a drafted step without any token.
-        per_token: seconds of each row and each draft token.
+        seconds: of a drafted step of these rows without any draft token.
+        per_token: seconds of each draft token.
     """
     num_rows = len(offsets) - 1
     order = _by_survival(survival)
@@ -313,8 +329,7 @@ def take(survival: FloatArray, offsets: IntArray, *, fixed: float, per_token: fl
     tokens[0] = num_rows
     np.cumsum(ordered, out=tokens[1:])
     tokens[1:] += num_rows
-    seconds = fixed + per_token * np.arange(num_rows, num_rows + len(order) + 1)
-    thresholds = per_token * tokens / seconds
+    thresholds = per_token * tokens / (seconds + per_token * np.arange(len(order) + 1))
     stops = np.flatnonzero(ordered <= thresholds[:-1])
     num_taken = int(stops[0]) if len(stops) else len(order)
     lengths = _lengths(order[:num_taken], offsets)

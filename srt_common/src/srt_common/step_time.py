@@ -1,18 +1,24 @@
 """What one engine step costs, fitted while the engine runs: t = c0 + c1 * n. Pure.
 
-* n is what a step decodes: one token for each row and every draft token it verifies. Two more terms
-  keep c1 what one more draft token costs: prompt tokens in the same step (chunked prefill, mixed
-  batches) cost less than drafts, which need logits; and drafting at all has a price of its own.
+* n is what a step decodes: one token for each row and every draft token it verifies. Further terms
+  keep c1 what one more draft token costs: drafting has a price of its own, for the step and for
+  each row; prompt tokens in the same step (chunked prefill, mixed batches) cost less than drafts,
+  which need logits. That a row and a draft token cost the same without drafting ties c1 to more
+  than the few drafts of a step: with a term of its own for rows it was lost in noise.
 * Least squares over recent steps, older ones forgotten. A step far from the fit (garbage
   collection, a paused engine, a weight update) loses its weight; when half of its kind are far, the
   fit follows them. Undrafted steps are a kind with places of its own, so that a few among hundreds
   of drafted ones are not crowded out.
+* A shared machine changes its speed within seconds, for steps of every kind. The fit is of steps at
+  one speed; the pace, which follows the last few usual steps, turns it into seconds of now. So what
+  undrafted steps cost a while ago is comparable with drafted ones of another moment. Probes must
+  not set the pace: what they are to find out would be taken for the machine's.
 * What recent steps say nothing about keeps its value, so a fit may start wrong and stay solvable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +28,12 @@ _NUM_DRAFTED = 128
 """Steps remembered of either kind."""
 _FORGET = 0.997
 """Weight of a step against the one after it."""
-_REFIT_EVERY = 8
+_REFIT_EVERY = 16
 """Steps; while fewer than `_NUM_UNDRAFTED` have been seen, each one."""
+_PACE_STEPS = 8
+"""Memory of the pace, in usual steps."""
+_LARGEST_PACE_ERROR = 1.5
+"""Of one step: a pause of the engine is not the machine's speed."""
 _KEEP = 1.0
 """Weight of the fit so far, in steps."""
 _ROUNDS = 3
@@ -46,13 +56,19 @@ class StepCost:
     """c1: each row and each verified draft token."""
     drafting: float = 0.0
     """A step that drafts and verifies, whatever the number of tokens."""
+    drafting_per_row: float = 0.0
+    """Each row of such a step."""
     per_prompt_token: float = 0.0
     """Each prompt token computed in the same step."""
 
-    def seconds(self, num_tokens: float, *, num_prompt_tokens: float, drafting: float) -> float:
-        """Expected time of a step that decodes ``num_tokens``; ``drafting`` as in `StepSample`."""
+    def seconds(
+        self, num_rows: int, num_draft_tokens: int = 0, *, num_prompt_tokens: int, drafting: float
+    ) -> float:
+        """Expected time of a step; arguments as in `StepSample`."""
         fixed = self.base + self.drafting * drafting
-        return fixed + self.per_token * num_tokens + self.per_prompt_token * num_prompt_tokens
+        per_row = self.per_token + self.drafting_per_row * drafting
+        tokens = self.per_token * num_draft_tokens + self.per_prompt_token * num_prompt_tokens
+        return fixed + per_row * num_rows + tokens
 
 
 INITIAL_COST = StepCost(base=5e-3, per_token=5e-5, per_prompt_token=1e-5)
@@ -65,12 +81,27 @@ must not pass for the rows'.
 class StepSample:
     """One step of a busy engine."""
 
-    num_tokens: int
-    """Rows that sampled and draft tokens that were verified."""
+    num_rows: int
+    """Requests that sampled."""
+    num_draft_tokens: int
+    """Verified."""
     num_prompt_tokens: int
     drafting: float
     """0 undrafted, 1 drafts were verified and the next ones made, 0.5 one of the two."""
     seconds: float
+    is_usual: bool = True
+    """Not a probe: steps like it went before and will follow."""
+
+    @property
+    def terms(self) -> tuple[float, ...]:
+        """What each field of `StepCost` counts, in their order."""
+        rows, drafts, drafting = self.num_rows, self.num_draft_tokens, self.drafting
+        return (1.0, rows + drafts, drafting, drafting * rows, self.num_prompt_tokens)
+
+
+_TERMS = [field.name for field in fields(StepCost)]
+_PER_TOKEN = _TERMS.index("per_token")
+_DRAFTING = _TERMS.index("drafting")
 
 
 class StepTime:
@@ -78,23 +109,19 @@ class StepTime:
 
     def __init__(self, initial: StepCost = INITIAL_COST) -> None:
         num_places = _NUM_UNDRAFTED + _NUM_DRAFTED
-        self._terms = np.zeros((num_places, 4))
+        self._terms = np.zeros((num_places, len(astuple(initial))))
         self._seconds = np.zeros(num_places)
         self._seen_at = np.full(num_places, -np.inf)
         self._next = [0, 0]
         self._num_seen = 0
+        self._pace = 1.0
         self._errors = (np.inf, np.inf)
-        self._fit: NDArray[np.float64] = np.array(
-            [initial.base, initial.per_token, initial.drafting, initial.per_prompt_token]
-        )
+        self._fit: NDArray[np.float64] = np.array(astuple(initial))
 
     @property
     def cost(self) -> StepCost:
-        """The fit now."""
-        base, per_token, drafting, per_prompt_token = self._fit.tolist()
-        return StepCost(
-            base=base, per_token=per_token, drafting=drafting, per_prompt_token=per_prompt_token
-        )
+        """The fit, at the pace of now."""
+        return StepCost(**dict(zip(_TERMS, (self._pace * self._fit).tolist(), strict=True)))
 
     def observe(self, sample: StepSample) -> float:
         """Learn from a step. Returns its seconds, cut to what is plausible: a pause in one step
@@ -105,20 +132,26 @@ class StepTime:
         place = self._next[is_drafted] % size + (_NUM_UNDRAFTED if is_drafted else 0)
         self._next[is_drafted] += 1
         self._num_seen += 1
-        terms = (1.0, sample.num_tokens, sample.drafting, sample.num_prompt_tokens)
-        self._terms[place] = terms
-        self._seconds[place] = sample.seconds
+        self._terms[place] = sample.terms
+        expected = float(self._terms[place] @ self._fit)
+        if sample.is_usual and self._num_seen > 1:
+            self._follow(sample.seconds / expected)
+        self._seconds[place] = sample.seconds / self._pace
         self._seen_at[place] = self._num_seen
         if self._num_seen <= _NUM_UNDRAFTED or self._num_seen % _REFIT_EVERY == 0:
             self._refit()
-        expected = float(self._terms[place] @ self._fit)
-        return min(sample.seconds, expected + _FAR * self._errors[is_drafted])
+            expected = float(self._terms[place] @ self._fit)
+        return min(sample.seconds, self._pace * (expected + _FAR * self._errors[is_drafted]))
+
+    def _follow(self, pace: float) -> None:
+        error = min(max(pace / self._pace, 1 / _LARGEST_PACE_ERROR), _LARGEST_PACE_ERROR)
+        self._pace *= error ** (1 / _PACE_STEPS)
 
     def _refit(self) -> None:
         used = self._seen_at > -np.inf
         terms, seconds = self._terms[used], self._seconds[used]
         weights = _FORGET ** (self._num_seen - self._seen_at[used])
-        is_drafted = terms[:, 2] > 0
+        is_drafted = terms[:, _DRAFTING] > 0
         sizes = weights @ terms / weights.sum()
         sizes[sizes == 0] = 1.0
         terms = terms / sizes
@@ -134,12 +167,26 @@ class StepTime:
             far = _FAR * np.where(is_drafted, drafted, undrafted)
             trust = weights / (1 + (errors / far) ** 2)
             weighted = terms * trust[:, None]
-            gram = weighted.T @ terms + _KEEP * np.eye(4)
-            fit = np.linalg.solve(gram, weighted.T @ seconds + _KEEP * kept)
-        fit = np.maximum(fit, 0.0)
-        fit[1] = max(fit[1], _SMALLEST_SHARE * usual)
+            gram = weighted.T @ terms + _KEEP * np.eye(len(fit))
+            fit = _solve_non_negative(gram, weighted.T @ seconds + _KEEP * kept)
+        fit[_PER_TOKEN] = max(fit[_PER_TOKEN], _SMALLEST_SHARE * usual)
         self._fit = fit / sizes
         self._errors = (undrafted, drafted)
+
+
+def _solve_non_negative(
+    gram: NDArray[np.float64], sums: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Solve ``gram @ x = sums`` without the terms that would be negative, which are 0."""
+    found = np.zeros(len(sums))
+    used = np.arange(len(sums))
+    while len(used) > 0:
+        solved = np.linalg.solve(gram[np.ix_(used, used)], sums[used])
+        if solved.min() >= 0:
+            found[used] = solved
+            break
+        used = used[solved > 0]
+    return found
 
 
 def _usual_error(errors: NDArray[np.float64], usual: float) -> float:

@@ -30,7 +30,8 @@ def survivals(rows: list[list[float]]) -> list[FloatArray]:
 def lengths_of(curves: list[FloatArray], per_token: float) -> list[int]:
     offsets = np.cumsum([0, *map(len, curves)]).astype(np.int32)
     joined = np.concatenate(curves).astype(np.float32)
-    lengths = take(joined, offsets, fixed=1.0, per_token=per_token).lengths
+    seconds = 1.0 + per_token * len(curves)
+    lengths = take(joined, offsets, seconds=seconds, per_token=per_token).lengths
     return [int(length) for length in lengths]
 
 
@@ -112,7 +113,7 @@ def test_dearer_tokens_never_lengthen_a_draft(
 
 
 def test_a_step_without_drafts_is_fine() -> None:
-    taken = take(np.zeros(0, np.float32), np.zeros(5, np.int32), fixed=1.0, per_token=0.1)
+    taken = take(np.zeros(0, np.float32), np.zeros(5, np.int32), seconds=1.4, per_token=0.1)
     assert taken.lengths.tolist() == [0, 0, 0, 0]
     assert taken.threshold == pytest.approx(0.1 * 4 / 1.4)
 
@@ -191,6 +192,23 @@ def test_never_slower_where_drafting_costs_much_of_a_step(overhead: float) -> No
     """
     load = Load(
         base=16e-3, per_token=2e-4, num_rows=44, acceptance=0.5, overhead=overhead, noise=0.05
+    )
+    assert SimulatedEngine(Governor(), seed=0).run(load, 1500).speedup >= 0.98
+
+
+@pytest.mark.parametrize(("drift", "overhead"), [(0.02, 9e-3), (0.05, 6e-3)])
+def test_never_slower_on_a_machine_that_changes_its_speed(drift: float, overhead: float) -> None:
+    """By a third up and down within 100 and 40 steps: an undrafted step of a slow moment is no
+    measure for a drafted one of a fast moment.
+    """
+    load = Load(
+        base=16e-3,
+        per_token=2e-4,
+        num_rows=44,
+        acceptance=0.5,
+        overhead=overhead,
+        noise=0.05,
+        drift=drift,
     )
     assert SimulatedEngine(Governor(), seed=0).run(load, 1500).speedup >= 0.98
 
