@@ -75,8 +75,8 @@ class _Kind(Enum):
         return self in (_Kind.LONG, _Kind.GOVERNED)
 
 
+_GOVERNED = [_Kind.GOVERNED, _Kind.GOVERNED]
 _PAUSED = [_Kind.PAUSED, _Kind.PAUSED]
-_USUAL = ([_Kind.GOVERNED, _Kind.GOVERNED], _PAUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +204,7 @@ class Governor:
             num_prompt_tokens=step.num_prompt_tokens,
             drafting=sum(is_drafted) / 2,
             seconds=step.seconds,
-            is_usual=kinds in _USUAL,
+            is_usual=kinds in (_GOVERNED, _PAUSED),
         )
         seconds = self._step_time.observe(sample)
         self._cost = self._step_time.cost
@@ -214,7 +214,7 @@ class Governor:
             num_accepted = step.num_emitted - step.num_rows
             promised = self._choice_before.num_expected
             self._trust.add(promised / step.num_rows, num_accepted / step.num_rows)
-        if kinds == [_Kind.GOVERNED, _Kind.GOVERNED]:
+        if kinds == _GOVERNED:
             plain = self._cost.seconds(step.num_rows, num_prompt_tokens=0, drafting=0)
             prefill = self._cost.per_prompt_token * step.num_prompt_tokens
             self._gain.add(plain * step.num_emitted / step.num_rows + prefill, seconds)

@@ -83,7 +83,7 @@ def test_a_fit_that_starts_wrong_by_any_factor_finds_the_cost(
     base: float, per_token: float, seed: int
 ) -> None:
     wrong = StepCost(base=TRUE.base * 10**base, per_token=TRUE.per_token * 10**per_token)
-    assert_close(fitted(StepTime(wrong), Steps(seed), TRUE, 200), TRUE, rel=0.05)
+    assert_close(fitted(StepTime(wrong), Steps(seed), TRUE, 400), TRUE, rel=0.02)
 
 
 @pytest.mark.parametrize("seed", range(5))
