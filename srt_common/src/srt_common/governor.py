@@ -53,6 +53,8 @@ _GAIN_STEPS = 64
 _MIN_GAIN_STEPS = 3
 _GAIN_DOUBT = 1.6
 """A gain over k steps is taken for a loss below 1 - doubt / k."""
+_REMEMBERED_LOSS = 4
+"""Steps of a loss that count when drafting is tried again: one that still loses is told in two."""
 _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
 _SHORTEST_PAUSE = 64
@@ -190,14 +192,21 @@ class Governor:
         self._num_cut_tokens += len(survival) - self._choice.num_draft_tokens
         return lengths
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the step before the last `plan` would tell anything."""
+        before, *kinds = self._kinds
+        if before.is_drafted and not (kinds[0].is_drafted or kinds[1].is_drafted):
+            return False  # neither drafted nor yet what an undrafted step costs
+        is_one_of_many = kinds == _PAUSED and not before.is_drafted
+        return not is_one_of_many or self._pause_left % _PAUSED_PER_SAMPLE == 0
+
     def observe(self, step: MeasuredStep) -> None:
         """Learn from the step before the last `plan`, which is over now."""
-        before, *kinds = self._kinds
+        if not self.is_listening:
+            return
+        kinds = list(self._kinds[1:])
         is_drafted = [kind.is_drafted for kind in kinds]
-        if before.is_drafted and not any(is_drafted):
-            return  # neither drafted nor yet what an undrafted step costs
-        if not before.is_drafted and kinds == _PAUSED and self._pause_left % _PAUSED_PER_SAMPLE:
-            return  # one of many alike
         sample = StepSample(
             num_rows=step.num_rows,
             num_draft_tokens=step.num_draft_tokens,
@@ -256,7 +265,7 @@ class Governor:
             self._pause_left = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self._at = _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES
-            self._gain = _Gain()
+            self._gain.forget_all_but(_REMEMBERED_LOSS)
         elif self._gain.num_steps >= 2 * _GAIN_STEPS:
             self._pause = _SHORTEST_PAUSE
 
@@ -274,6 +283,13 @@ class _Gain:
         self._undrafted = keep * self._undrafted + undrafted
         self._taken = keep * self._taken + taken
         self.num_steps += 1
+
+    def forget_all_but(self, num_steps: int) -> None:
+        """Let what has been seen count for so many steps."""
+        kept = min(1.0, num_steps / self.num_steps)
+        self._undrafted *= kept
+        self._taken *= kept
+        self.num_steps = min(self.num_steps, num_steps)
 
     @property
     def value(self) -> float:

@@ -257,6 +257,8 @@ def test_drafting_turns_off_where_it_does_not_pay_and_is_tried_again() -> None:
     off = engine.governor.stats()
     assert off.num_off_steps > 1500
     assert 0.98 <= cold.speedup <= 1.0
+    num_drafted = cold.num_steps - off.num_off_steps - off.num_probe_steps
+    assert num_drafted <= 50, "what lost before is told within a few steps"
     useful = Load(base=3e-3, per_token=1e-4, num_rows=16, acceptance=0.97, overhead=1.5e-3)
     engine.run(useful, 600)
     again = engine.run(useful, 300)

@@ -1,7 +1,7 @@
 """The one place that attaches to vLLM's internals, after checking that they are what we know.
 
 vLLM itself is not changed: no file is edited and nothing is swapped when modules are imported. When
-a worker has loaded its model, `attach` gives that engine three instance overrides, one forward hook
+a worker has loaded its model, `attach` gives that engine four instance overrides, one forward hook
 and two wrapped functions. An unknown version or signature stops the engine with a sentence.
 """
 
@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import vllm
+from numpy.typing import NDArray
 from torch import Tensor
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample import rejection_sampler
@@ -53,6 +55,7 @@ LOGPROBS_PARAMETERS = (
     "sampled_token_ids",
 )
 SAMPLE_PARAMETERS = ("self", "logits", "spec_decode_metadata")
+METADATA_PARAMETERS = ("self", "num_draft_tokens", "cu_num_scheduled_tokens")
 EXPAND_PARAMETERS = ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to")
 
 
@@ -88,6 +91,16 @@ class DraftInFlight:
     listener: VerificationListener
 
 
+@dataclass(frozen=True, slots=True)
+class PlainStep:
+    """Stands for vLLM's metadata of a step in which nothing is verified; its own takes longer than
+    all else that an engine does more when it does not draft.
+    """
+
+    logits_indices: Tensor
+    """[B] int32: where each request samples, as without a drafter."""
+
+
 def check_version() -> None:
     """Refuse a vLLM that this plug-in was not run with.
 
@@ -116,6 +129,7 @@ def attach(runner: Any, listener: VerificationListener) -> None:
     stock = runner.rejection_sampler
     _check_signature(type(stock)._get_logprobs_tensors, LOGPROBS_PARAMETERS)
     _check_signature(type(runner)._sample, SAMPLE_PARAMETERS)
+    _check_signature(type(runner)._calc_spec_decode_metadata, METADATA_PARAMETERS)
     _check_engine(runner)
 
     def draft_probs(metadata: Any) -> DraftInFlight:
@@ -125,14 +139,18 @@ def attach(runner: Any, listener: VerificationListener) -> None:
         if kwargs.get("predict_bonus_token"):
             listener.on_bonus(output.logprobs_tensors.logprobs, kwargs["sampling_metadata"])
 
-    stock_sample = runner._sample
+    stock_sample, stock_metadata = runner._sample, runner._calc_spec_decode_metadata
+
+    def metadata(num_draft_tokens: NDArray[np.int32], ends: NDArray[np.int32]) -> Any:
+        if not listener.is_plain(num_draft_tokens.tolist()):
+            return stock_metadata(num_draft_tokens, ends)
+        return PlainStep(runner.query_start_loc.gpu[1 : len(ends) + 1] - 1)
 
     def sample(logits: Tensor, spec_decode_metadata: Any) -> Any:
-        metadata = spec_decode_metadata
-        if metadata is not None and listener.is_plain(metadata.num_draft_tokens):
-            metadata = None
-        return stock_sample(logits, metadata)
+        is_plain = isinstance(spec_decode_metadata, PlainStep)
+        return stock_sample(logits, None if is_plain else spec_decode_metadata)
 
+    runner._calc_spec_decode_metadata = metadata
     runner._sample = sample
     runner._get_spec_decode_draft_probs = draft_probs
     stock._get_logprobs_tensors = functools.partial(logprobs_tensors, stock)

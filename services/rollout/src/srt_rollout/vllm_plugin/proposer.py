@@ -15,7 +15,7 @@ One engine step as this class sees it:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -136,16 +136,13 @@ class TreeDrafter:
         self._scheduled = scheduler_output.scheduled_spec_decode_tokens
         if not self._is_lead:
             return
-        measured, governor = self._timer.on_schedule(scheduler_output), self._drafter.governor
+        governor = self._drafter.governor
+        is_asked = governor is not None and governor.is_listening
+        measured = self._timer.on_schedule(scheduler_output, is_asked=is_asked)
         if measured is not None and governor is not None:
             governor.observe(measured)
-        finished = [it for it in scheduler_output.finished_req_ids if it in self._drafter]
-        self._tell_rest(finished)
-        for request_id in finished:
-            stats = self._drafter.close(request_id)
-            self._telemetry.closed(request_id, stats, self.forest.memory_bytes())
-        if governor is not None and scheduler_output.finished_req_ids:
-            self._telemetry.governed(governor.stats())
+        if scheduler_output.finished_req_ids:
+            self._close(scheduler_output.finished_req_ids)
         for new in scheduler_output.scheduled_new_reqs:
             is_text = new.sampling_params is not None and new.prompt_token_ids
             if is_text and new.req_id not in self._drafter:
@@ -253,6 +250,15 @@ class TreeDrafter:
             self._sync.want(prompt_key, extra.traceparent)
         self._drafter.open(request)
         self._telemetry.opened(new.req_id, extra, prompt_key, len(prompt))
+
+    def _close(self, request_ids: Iterable[str]) -> None:
+        finished = [it for it in request_ids if it in self._drafter]
+        self._tell_rest(finished)
+        memory_bytes = self.forest.memory_bytes()
+        for request_id in finished:
+            self._telemetry.closed(request_id, self._drafter.close(request_id), memory_bytes)
+        if self._drafter.governor is not None:
+            self._telemetry.governed(self._drafter.governor.stats())
 
     def _may_wait(self, plan: Plan) -> bool:
         """Whether the trees may hear of a step later: nothing is drafted, nothing was verified."""

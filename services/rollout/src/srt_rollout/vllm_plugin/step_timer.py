@@ -33,11 +33,11 @@ class StepTimer:
         if self._running is not None:
             self._running.num_rows, self._running.num_emitted = num_rows, num_emitted
 
-    def on_schedule(self, scheduler_output: Any) -> MeasuredStep | None:
-        """A step begins. Returns the one before it, if it can be measured."""
+    def on_schedule(self, scheduler_output: Any, *, is_asked: bool = True) -> MeasuredStep | None:
+        """A step begins. Returns the one before it, if it can be measured and somebody asks."""
         now = self._clock.monotonic()
         last, self._running = self._running, _Running(now, scheduler_output)
-        if last is None or last.num_rows == 0:
+        if not is_asked or last is None or last.num_rows == 0:
             return None
         scheduled = last.schedule.num_scheduled_tokens
         if not any(it in scheduled for it in scheduler_output.scheduled_cached_reqs.req_ids):
