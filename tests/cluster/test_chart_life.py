@@ -38,17 +38,18 @@ def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
 
 
 def forget_definitions(plane: ControlPlane) -> None:
-    """With every job, of which no operator knows."""
-    if any(DEFINITIONS[0] in name for name in plane.names("crds")):
-        for job in plane.get("srtjobs", "--all-namespaces")["items"]:
-            release(plane, job["metadata"]["name"], job["metadata"]["namespace"])
+    """With every job and cache, of which no operator knows."""
+    there = " ".join(plane.names("crds"))
+    for kind in (kind for kind in ("srtjobs", "treecaches") if kind in there):
+        for left in plane.get(kind, "--all-namespaces")["items"]:
+            release(plane, kind, left["metadata"]["name"], left["metadata"]["namespace"])
     plane.kubectl("delete", "crds", *DEFINITIONS, "--ignore-not-found", "--timeout=60s")
 
 
-def release(plane: ControlPlane, job: str, namespace: str) -> None:
+def release(plane: ControlPlane, kind: str, name: str, namespace: str) -> None:
     """Take the finalizer off."""
     nothing = '{"metadata":{"finalizers":[]}}'
-    plane.kubectl("patch", f"srtjob/{job}", "-n", namespace, "--type=merge", "-p", nothing)
+    plane.kubectl("patch", kind, name, "-n", namespace, "--type=merge", "-p", nothing)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from support.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(900)
 
-EVERYWHERE, SCOPED, TEAM, OTHERS = "srt-everywhere", "srt-scoped", "team", "others"
+EVERYWHERE, SCOPED, TEAM, OTHERS = "srt-everywhere", "srt-scoped", "scoped-team", "others"
 OF_ANYBODY: set[Right] = {
     ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
     ("authorization.k8s.io", "selfsubjectrulesreviews", "", "create"),
