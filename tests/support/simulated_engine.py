@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from srt_common.governor import Governor, MeasuredStep
 
 DRAFT = 16
+WANDER_STEPS = 50
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,8 @@ class Load:
     noise: float = 0.0
     drift: float = 0.0
     """Relative growth of step time per step, up and down again."""
+    wander: float = 0.0
+    """Standard deviation of the logarithm of step time, which forgets itself in 50 steps."""
     overhead: float = 0.0
     """Fixed time of drafting and verifying, half of it for each. Who has verified verifies nothing
     once more before sampling as if there were no drafts.
@@ -66,6 +69,7 @@ class SimulatedEngine:
         self.governor = governor
         self._rng = np.random.default_rng(seed)
         self._num_steps = 0
+        self._pace = 0.0
         self._lengths: NDArray[np.int32] = np.zeros(0, np.int32)
         self._chances: NDArray[np.float64] = np.zeros((0, DRAFT))
         self._was_drafting = (False, False)
@@ -91,6 +95,7 @@ class SimulatedEngine:
         self._was_drafting = (self._was_drafting[1], is_drafting)
         self._num_steps += 1
         slow = 1 + 0.3 * np.sin(load.drift * self._num_steps / 0.3)
+        slow *= self._wandered(load.wander)
         plain = slow * (load.base + load.per_token * num_rows)
         prefill = slow * load.per_prompt_token * num_prompt_tokens
         seconds = plain + prefill + slow * (load.per_token * num_drafts + drafting)
@@ -149,6 +154,11 @@ class SimulatedEngine:
             self._lengths = self.governor.choose(drafted, offsets)
         self._keep(goes_on)
         return plan.is_drafting
+
+    def _wandered(self, wander: float) -> float:
+        kept = 1 - 1 / WANDER_STEPS
+        self._pace = kept * self._pace + (1 - kept**2) ** 0.5 * self._rng.normal(0.0, 1.0)
+        return float(np.exp(wander * self._pace))
 
     def _disturbance(self, noise: float) -> float:
         """Of a measured time; now and then a pause."""

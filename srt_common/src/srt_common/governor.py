@@ -9,7 +9,8 @@ long for stragglers.
     plan (draft at all? how far?) -> the forest drafts -> choose (cut) -> ... -> observe (the step)
 
 Probes keep the fit honest: of every 256 steps eight in a row are undrafted, and one is drafted for
-longer than seems to pay. Eight, as an engine needs two to cost what one that never drafts does: in
+longer than seems to pay; of every 64 while drafting hardly pays, as it costs next to nothing then
+to leave it. Eight, as an engine needs two to cost what one that never drafts does: in
 the first it verifies the last drafts, in the second it still samples as if it had some. When
 drafted steps yield fewer tokens per second than undrafted ones would, drafting turns off for a
 while and is tried again.
@@ -41,6 +42,8 @@ IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
 _PROBE_EVERY = 256
+_PROBE_DOUBT_EVERY = 64
+_CLEAR_GAIN = 1.1
 _NUM_UNDRAFTED_PROBES = 8
 _NUM_LONG_PROBES = 1
 """Steps, the first of every `_PROBE_EVERY`."""
@@ -59,6 +62,8 @@ _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
 _SHORTEST_PAUSE = 64
 _LONGEST_PAUSE = 512
+_SETTLING_STEPS = 16
+"""Of a pause, which tell what drafting costs; those after them tell of the machine only."""
 _PAUSED_PER_SAMPLE = 4
 """An engine that is not to draft is not to spend its time on measuring either."""
 
@@ -146,6 +151,8 @@ class Governor:
         self._at = 0
         self._kinds = (_Kind.UNDRAFTED,) * 3
         """Of the last plans, newest last."""
+        self._num_alike = 0
+        self._num_unheard = 0
         self._gain = _Gain()
         self._trust = _Trust()
         self._choice = self._choice_before = _NOTHING
@@ -158,6 +165,8 @@ class Governor:
     def plan(self, num_rows: int) -> Plan:
         """Decide about the next step of ``num_rows`` rows; call once a step, `choose` after it."""
         kind = self._next_kind()
+        self._num_alike = self._num_alike + 1 if kind is self._kinds[-1] else 0
+        self._num_unheard += 1
         self._kinds = (*self._kinds[1:], kind)
         self._choice_before, self._choice = self._choice, _NOTHING
         if not kind.is_drafted:
@@ -198,8 +207,8 @@ class Governor:
         before, *kinds = self._kinds
         if before.is_drafted and not (kinds[0].is_drafted or kinds[1].is_drafted):
             return False  # neither drafted nor yet what an undrafted step costs
-        is_one_of_many = kinds == _PAUSED and not before.is_drafted
-        return not is_one_of_many or self._pause_left % _PAUSED_PER_SAMPLE == 0
+        is_one_of_many = kinds == _PAUSED and self._num_alike > _SETTLING_STEPS
+        return not is_one_of_many or self._num_unheard >= _PAUSED_PER_SAMPLE
 
     def observe(self, step: MeasuredStep) -> None:
         """Learn from the step before the last `plan`, which is over now."""
@@ -213,8 +222,10 @@ class Governor:
             num_prompt_tokens=step.num_prompt_tokens,
             drafting=sum(is_drafted) / 2,
             seconds=step.seconds,
-            is_usual=kinds in (_GOVERNED, _PAUSED),
+            num_steps=self._num_unheard,
+            is_usual=_Kind.LONG not in kinds,
         )
+        self._num_unheard = 0
         seconds = self._step_time.observe(sample)
         self._cost = self._step_time.cost
         if step.num_draft_tokens != self._choice_before.num_draft_tokens:
@@ -247,11 +258,17 @@ class Governor:
             self._pause_left -= 1
             self._num_off_steps += 1
             return _Kind.PAUSED
-        at, self._at = self._at, (self._at + 1) % _PROBE_EVERY
+        at = self._at if self._at < self._probe_every else 0
+        self._at = at + 1
         if at >= _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES:
             return _Kind.GOVERNED
         self._num_probe_steps += 1
         return _Kind.UNDRAFTED if at < _NUM_UNDRAFTED_PROBES else _Kind.LONG
+
+    @property
+    def _probe_every(self) -> int:
+        """Where drafting hardly pays or loses, not drafting costs nothing."""
+        return _PROBE_EVERY if self._gain.value >= _CLEAR_GAIN else _PROBE_DOUBT_EVERY
 
     def _drafted_seconds(self, num_rows: int) -> float:
         """Of a drafted step without any draft token. Prefill is no part of it: it is done once,
@@ -266,6 +283,7 @@ class Governor:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self._at = _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES
             self._gain.forget_all_but(_REMEMBERED_LOSS)
+            self._trust = _Trust()  # the next try is one of what survivals promise
         elif self._gain.num_steps >= 2 * _GAIN_STEPS:
             self._pause = _SHORTEST_PAUSE
 

@@ -10,9 +10,10 @@
   fit follows them. Undrafted steps are a kind with places of its own, so that a few among hundreds
   of drafted ones are not crowded out.
 * A shared machine changes its speed within seconds, for steps of every kind. The fit is of steps at
-  one speed; the pace, which follows the last few usual steps, turns it into seconds of now. So what
-  undrafted steps cost a while ago is comparable with drafted ones of another moment. Probes must
-  not set the pace: what they are to find out would be taken for the machine's.
+  one speed; the pace, which follows the last few steps, turns it into seconds of now. So what
+  undrafted steps cost a while ago is comparable with drafted ones of another moment. While all
+  steps are drafted, a machine that got slower looks like drafting that got dearer; only where one
+  kind follows the other can they be told apart, and a filter weighs steps for that (`_Pace`).
 * What recent steps say nothing about keeps its value, so a fit may start wrong and stay solvable.
 """
 
@@ -30,10 +31,15 @@ _FORGET = 0.997
 """Weight of a step against the one after it."""
 _REFIT_EVERY = 16
 """Steps; while fewer than `_NUM_UNDRAFTED` have been seen, each one."""
-_PACE_STEPS = 8
-"""Memory of the pace, in usual steps."""
-_LARGEST_PACE_ERROR = 1.5
-"""Of one step: a pause of the engine is not the machine's speed."""
+_PACE_CHANGE = 0.1
+_DRAFTING_CHANGE = 0.004
+_DRAFTING_DOUBT = 0.3
+_STEP_ERROR = 0.1
+"""Standard deviations of logarithms: of the machine's speed from step to step; of what drafted
+steps cost against the fit, from step to step and to begin with; of a step by itself.
+"""
+_FAR_PACE_ERROR = 0.4
+"""At which a step counts half: a pause of the engine is not the machine's speed."""
 _KEEP = 1.0
 """Weight of the fit so far, in steps."""
 _ROUNDS = 3
@@ -89,8 +95,10 @@ class StepSample:
     drafting: float
     """0 undrafted, 1 drafts were verified and the next ones made, 0.5 one of the two."""
     seconds: float
+    num_steps: int = 1
+    """How many ago the sample before was taken."""
     is_usual: bool = True
-    """Not a probe: steps like it went before and will follow."""
+    """Its number of draft tokens is like that of others: what is odd must not set the pace."""
 
     @property
     def terms(self) -> tuple[float, ...]:
@@ -104,6 +112,39 @@ _PER_TOKEN = _TERMS.index("per_token")
 _DRAFTING = _TERMS.index("drafting")
 
 
+class _Pace:
+    """Speed of the machine and error of the fit of drafted steps, told apart by steps of the other
+    kind just before: a Kalman filter on logarithms.
+    """
+
+    def __init__(self) -> None:
+        self._log = 0.0
+        self.drafted_error = 0.0
+        self._covariance = np.diag([0.0, _DRAFTING_DOUBT**2])
+
+    @property
+    def value(self) -> float:
+        return float(np.exp(self._log))
+
+    def follow(self, ratio: float, drafting: float, num_steps: int) -> None:
+        """A step took ``ratio`` times what the fit says, ``num_steps`` after the last one."""
+        changes = np.diag([_PACE_CHANGE**2, _DRAFTING_CHANGE**2])
+        covariance = self._covariance + num_steps * changes
+        seen = np.array([1.0, drafting])
+        variance = float(seen @ covariance @ seen) + _STEP_ERROR**2
+        gain = covariance @ seen / variance
+        error = np.log(ratio) - self._log - drafting * self.drafted_error
+        error /= 1 + (error / _FAR_PACE_ERROR) ** 2
+        self._log += gain[0] * error
+        self.drafted_error += gain[1] * error
+        self._covariance = covariance - np.outer(gain, seen @ covariance)
+
+    def learned(self, change: float) -> None:
+        """The fit of drafted steps moved; as far as it went after their error, that is gone."""
+        error = self.drafted_error
+        self.drafted_error -= min(max(change, min(0.0, error)), max(0.0, error))
+
+
 class StepTime:
     """The fit of one engine."""
 
@@ -114,14 +155,18 @@ class StepTime:
         self._seen_at = np.full(num_places, -np.inf)
         self._next = [0, 0]
         self._num_seen = 0
-        self._pace = 1.0
+        self._pace = _Pace()
         self._errors = (np.inf, np.inf)
         self._fit: NDArray[np.float64] = np.array(astuple(initial))
+        self._last_drafted = np.zeros(len(self._fit))
 
     @property
     def cost(self) -> StepCost:
         """The fit, at the pace of now."""
-        return StepCost(**dict(zip(_TERMS, (self._pace * self._fit).tolist(), strict=True)))
+        fit = self._fit.copy()
+        surplus = np.expm1(self._pace.drafted_error) * float(self._last_drafted @ fit)
+        fit[_DRAFTING] = max(0.0, fit[_DRAFTING] + surplus)
+        return StepCost(**dict(zip(_TERMS, (self._pace.value * fit).tolist(), strict=True)))
 
     def observe(self, sample: StepSample) -> float:
         """Learn from a step. Returns its seconds, cut to what is plausible: a pause in one step
@@ -134,18 +179,23 @@ class StepTime:
         self._num_seen += 1
         self._terms[place] = sample.terms
         expected = float(self._terms[place] @ self._fit)
+        self._seconds[place] = sample.seconds / self._pace.value
         if sample.is_usual and self._num_seen > 1:
-            self._follow(sample.seconds / expected)
-        self._seconds[place] = sample.seconds / self._pace
+            self._pace.follow(sample.seconds / expected, sample.drafting, sample.num_steps)
+        if sample.drafting == 1:
+            self._last_drafted = self._terms[place].copy()
         self._seen_at[place] = self._num_seen
         if self._num_seen <= _NUM_UNDRAFTED or self._num_seen % _REFIT_EVERY == 0:
+            before = float(self._last_drafted @ self._fit)
             self._refit()
+            after = float(self._last_drafted @ self._fit)
+            if min(before, after) > 0:
+                self._pace.learned(float(np.log(after / before)))
             expected = float(self._terms[place] @ self._fit)
-        return min(sample.seconds, self._pace * (expected + _FAR * self._errors[is_drafted]))
-
-    def _follow(self, pace: float) -> None:
-        error = min(max(pace / self._pace, 1 / _LARGEST_PACE_ERROR), _LARGEST_PACE_ERROR)
-        self._pace *= error ** (1 / _PACE_STEPS)
+        limit = expected * np.exp(sample.drafting * self._pace.drafted_error)
+        return float(
+            min(sample.seconds, self._pace.value * (limit + _FAR * self._errors[is_drafted]))
+        )
 
     def _refit(self) -> None:
         used = self._seen_at > -np.inf

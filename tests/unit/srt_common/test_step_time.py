@@ -39,7 +39,6 @@ class Steps:
             num_prompt_tokens=256 if self._count % 16 == 7 else 0,
             drafting=drafting,
             seconds=0.0,
-            is_usual=drafting > 0,
         )
         noise = max(0.3, self._rng.normal(1.0, self._noise))
         return timed(sample, cost, slower=slower * noise)
