@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -164,8 +164,10 @@ class Drafter:
         self._rows: dict[str, _Row] = {}
         self._turns = _Turns()
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._rows
+    @property
+    def request_ids(self) -> KeysView[str]:
+        """Of the open rows."""
+        return self._rows.keys()
 
     def open(self, request: RowRequest) -> None:
         """Start a row: a later turn of a rollout that was decoded here goes on with its sequence,

@@ -89,4 +89,4 @@ def test_an_impossible_length_of_the_prompt_counts_as_none(
 
 def test_a_prompt_without_tokens_is_left_to_the_engine(drafter: TreeDrafter) -> None:
     drafter.on_schedule(schedule("embedded", prompt=None))
-    assert "embedded" not in drafter._drafter
+    assert "embedded" not in drafter._drafter.request_ids

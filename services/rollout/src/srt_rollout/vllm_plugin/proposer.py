@@ -145,7 +145,7 @@ class TreeDrafter:
             self._close(scheduler_output.finished_req_ids)
         for new in scheduler_output.scheduled_new_reqs:
             is_text = new.sampling_params is not None and new.prompt_token_ids
-            if is_text and new.req_id not in self._drafter:
+            if is_text and new.req_id not in self._drafter.request_ids:
                 self._open(new)
 
     def propose(
@@ -157,10 +157,11 @@ class TreeDrafter:
     ) -> list[list[int]]:
         """Drafts for the next step, one list per row of the batch; ``[]`` decodes normally."""
         request_ids: list[str] = self._runner.input_batch.req_ids
+        is_open = self._drafter.request_ids
         rows = [
             row
             for row, sampled in enumerate(sampled_token_ids)
-            if sampled and request_ids[row] in self._drafter
+            if sampled and request_ids[row] in is_open
         ]
         proposed: list[list[int]] = [[] for _ in sampled_token_ids]
         self._book = DraftBook((), None)
@@ -252,7 +253,7 @@ class TreeDrafter:
         self._telemetry.opened(new.req_id, extra, prompt_key, len(prompt))
 
     def _close(self, request_ids: Iterable[str]) -> None:
-        finished = [it for it in request_ids if it in self._drafter]
+        finished = [it for it in request_ids if it in self._drafter.request_ids]
         self._tell_rest(finished)
         memory_bytes = self.forest.memory_bytes()
         for request_id in finished:
