@@ -40,6 +40,8 @@ steps cost against the fit, from step to step and to begin with; of a step by it
 """
 _FAR_PACE_ERROR = 0.4
 """At which a step counts half: a pause of the engine is not the machine's speed."""
+_SMALLEST_RATIO = 1e-6
+"""Of a step to the fit: a clock may say that one took no time."""
 _KEEP = 1.0
 """Weight of the fit so far, in steps."""
 _ROUNDS = 3
@@ -133,7 +135,7 @@ class _Pace:
         seen = np.array([1.0, drafting])
         variance = float(seen @ covariance @ seen) + _STEP_ERROR**2
         gain = covariance @ seen / variance
-        error = np.log(ratio) - self._log - drafting * self.drafted_error
+        error = np.log(max(ratio, _SMALLEST_RATIO)) - self._log - drafting * self.drafted_error
         error /= 1 + (error / _FAR_PACE_ERROR) ** 2
         self._log += gain[0] * error
         self.drafted_error += gain[1] * error

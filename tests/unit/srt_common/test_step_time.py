@@ -181,6 +181,13 @@ def test_a_machine_that_changes_its_speed_leaves_both_kinds_comparable() -> None
         assert undrafted == pytest.approx(expected, rel=0.05)
 
 
+def test_a_step_that_took_no_time_leaves_the_fit_usable() -> None:
+    step_time, steps = StepTime(), Steps(6)
+    fitted(step_time, steps, TRUE, 100)
+    step_time.observe(steps.sample(TRUE, slower=0.0))
+    assert_close(fitted(step_time, steps, TRUE, 100), TRUE, rel=0.1)
+
+
 @UNTIMED
 @given(seconds=st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=40))
 def test_no_term_is_ever_negative_and_a_token_never_free(seconds: list[float]) -> None:
