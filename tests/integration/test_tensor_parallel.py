@@ -49,10 +49,14 @@ def engine(model: Path) -> Any:
     )
 
 
+@pytest.mark.parametrize(
+    "settings", [{"SRT_DRAFTER_MIN_SURVIVAL": "0.02"}, {}], ids=["always drafted", "governed"]
+)
 def test_two_ranks_sample_what_the_policy_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
-    for name, value in {**ENVIRONMENT, "SRT_DRAFTER_MIN_SURVIVAL": "0.02"}.items():
+    """Governed: with undrafted steps, which the lead alone knows to be plain."""
+    for name, value in {**ENVIRONMENT, **settings}.items():
         monkeypatch.setenv(name, value)
     model = make_tiny_model(tmp_path)
     llm = engine(model)

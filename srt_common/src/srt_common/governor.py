@@ -9,11 +9,11 @@ long for stragglers.
     plan (draft at all? how far?) -> the forest drafts -> choose (cut) -> ... -> observe (the step)
 
 Probes keep the fit honest: of every 256 steps eight in a row are undrafted, and one is drafted for
-longer than seems to pay; of every 64 while drafting hardly pays, as it costs next to nothing then
-to leave it. Eight, as an engine needs two to cost what one that never drafts does: in
-the first it verifies the last drafts, in the second it still samples as if it had some. When
-drafted steps yield fewer tokens per second than undrafted ones would, drafting turns off for a
-while and is tried again.
+longer than seems to pay. While drafting hardly pays, leaving it costs next to nothing, and there
+are four times as many undrafted ones. Eight, as an engine needs two to cost what one that never
+drafts does: in the first it verifies the last drafts, in the second it still samples as if it had
+some. When drafted steps yield fewer tokens per second than undrafted ones would, drafting turns off
+for a while and is tried again.
 
 Why cutting leaves the distribution of what is sampled alone (design 5.3): a position may be dropped
 by anything but its own token.
@@ -42,11 +42,11 @@ IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
 _PROBE_EVERY = 256
-_PROBE_DOUBT_EVERY = 64
+_PROBE_EVERY_IN_DOUBT = 64
 _CLEAR_GAIN = 1.1
+"""From which drafting clearly pays."""
 _NUM_UNDRAFTED_PROBES = 8
-_NUM_LONG_PROBES = 1
-"""Steps, the first of every `_PROBE_EVERY`."""
+"""In a row; a long one follows, of every `_PROBE_EVERY` steps."""
 _MIN_LONG_PROBE = 8
 _LOWEST_SURVIVAL = 0.02
 _SLACK = 0.8
@@ -57,7 +57,8 @@ _MIN_GAIN_STEPS = 3
 _GAIN_DOUBT = 1.6
 """A gain over k steps is taken for a loss below 1 - doubt / k."""
 _REMEMBERED_LOSS = 4
-"""Steps of a loss that count when drafting is tried again: one that still loses is told in two."""
+"""Steps for which a loss counts when drafting is tried again, so that fewer new ones tell it."""
+_MIN_NEW_STEPS = 2
 _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
 _SHORTEST_PAUSE = 64
@@ -149,6 +150,7 @@ class Governor:
         self._cost = self._step_time.cost
         self._threshold = 0.0
         self._at = 0
+        self._until_long = 0
         self._kinds = (_Kind.UNDRAFTED,) * 3
         """Of the last plans, newest last."""
         self._num_alike = 0
@@ -230,7 +232,7 @@ class Governor:
         self._cost = self._step_time.cost
         if step.num_draft_tokens != self._choice_before.num_draft_tokens:
             return  # requests were aborted, preempted or cut short: their drafts prove nothing
-        if kinds[0] is _Kind.GOVERNED:
+        if kinds[0] is _Kind.GOVERNED and kinds[1] is not _Kind.PAUSED:
             num_accepted = step.num_emitted - step.num_rows
             promised = self._choice_before.num_expected
             self._trust.add(promised / step.num_rows, num_accepted / step.num_rows)
@@ -260,15 +262,20 @@ class Governor:
             return _Kind.PAUSED
         at = self._at if self._at < self._probe_every else 0
         self._at = at + 1
-        if at >= _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES:
+        self._until_long -= 1
+        is_long = at == _NUM_UNDRAFTED_PROBES and self._until_long < 0
+        if at >= _NUM_UNDRAFTED_PROBES and not is_long:
             return _Kind.GOVERNED
         self._num_probe_steps += 1
-        return _Kind.UNDRAFTED if at < _NUM_UNDRAFTED_PROBES else _Kind.LONG
+        if not is_long:
+            return _Kind.UNDRAFTED
+        self._until_long = _PROBE_EVERY - 1
+        return _Kind.LONG
 
     @property
     def _probe_every(self) -> int:
         """Where drafting hardly pays or loses, not drafting costs nothing."""
-        return _PROBE_EVERY if self._gain.value >= _CLEAR_GAIN else _PROBE_DOUBT_EVERY
+        return _PROBE_EVERY if self._gain.value >= _CLEAR_GAIN else _PROBE_EVERY_IN_DOUBT
 
     def _drafted_seconds(self, num_rows: int) -> float:
         """Of a drafted step without any draft token. Prefill is no part of it: it is done once,
@@ -281,8 +288,8 @@ class Governor:
         if self._gain.is_loss:
             self._pause_left = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._at = _NUM_UNDRAFTED_PROBES + _NUM_LONG_PROBES
-            self._gain.forget_all_but(_REMEMBERED_LOSS)
+            self._at = _NUM_UNDRAFTED_PROBES + 1
+            self._gain = _Gain(self._gain.value)
             self._trust = _Trust()  # the next try is one of what survivals promise
         elif self._gain.num_steps >= 2 * _GAIN_STEPS:
             self._pause = _SHORTEST_PAUSE
@@ -291,32 +298,34 @@ class Governor:
 class _Gain:
     """Time that undrafted decoding would have taken for the same tokens, over the time taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss: float | None = None) -> None:
+        """``loss`` is the gain before a pause: as if of steps as long as the first new one."""
         self.num_steps = 0
+        self._loss = loss
         self._undrafted = 0.0
         self._taken = 0.0
 
     def add(self, undrafted: float, taken: float) -> None:
+        if self.num_steps == 0 and self._loss is not None:
+            self._taken = _REMEMBERED_LOSS * taken
+            self._undrafted = self._loss * self._taken
         keep = 1 - 1 / _GAIN_STEPS
         self._undrafted = keep * self._undrafted + undrafted
         self._taken = keep * self._taken + taken
         self.num_steps += 1
 
-    def forget_all_but(self, num_steps: int) -> None:
-        """Let what has been seen count for so many steps."""
-        kept = min(1.0, num_steps / self.num_steps)
-        self._undrafted *= kept
-        self._taken *= kept
-        self.num_steps = min(self.num_steps, num_steps)
-
     @property
     def value(self) -> float:
-        return self._undrafted / self._taken if self._taken > 0 else 1.0
+        if self._taken > 0:
+            return self._undrafted / self._taken
+        return 1.0 if self._loss is None else self._loss
 
     @property
     def is_loss(self) -> bool:
-        enough = self.num_steps >= _MIN_GAIN_STEPS
-        return enough and self.value < 1 - _GAIN_DOUBT / self.num_steps
+        is_new = self._loss is None
+        enough = self.num_steps >= (_MIN_GAIN_STEPS if is_new else _MIN_NEW_STEPS)
+        num_counted = self.num_steps + (0 if is_new else _REMEMBERED_LOSS)
+        return enough and self.value < 1 - _GAIN_DOUBT / num_counted
 
 
 class _Trust:

@@ -31,7 +31,7 @@ _FORGET = 0.997
 """Weight of a step against the one after it."""
 _REFIT_EVERY = 16
 """Steps; while fewer than `_NUM_UNDRAFTED` have been seen, each one."""
-_PACE_CHANGE = 0.1
+_PACE_CHANGE = 0.05
 _DRAFTING_CHANGE = 0.004
 _DRAFTING_DOUBT = 0.3
 _STEP_ERROR = 0.1
@@ -40,8 +40,8 @@ steps cost against the fit, from step to step and to begin with; of a step by it
 """
 _FAR_PACE_ERROR = 0.4
 """At which a step counts half: a pause of the engine is not the machine's speed."""
-_SMALLEST_RATIO = 1e-6
-"""Of a step to the fit: a clock may say that one took no time."""
+_SHORTEST_STEP = 1e-9
+"""Seconds; a clock may say that one took no time."""
 _KEEP = 1.0
 """Weight of the fit so far, in steps."""
 _ROUNDS = 3
@@ -112,34 +112,39 @@ class StepSample:
 _TERMS = [field.name for field in fields(StepCost)]
 _PER_TOKEN = _TERMS.index("per_token")
 _DRAFTING = _TERMS.index("drafting")
+_PER_PROMPT_TOKEN = _TERMS.index("per_prompt_token")
 
 
 class _Pace:
-    """Speed of the machine and error of the fit of drafted steps, told apart by steps of the other
-    kind just before: a Kalman filter on logarithms.
+    """Seconds of now over those of the fit, and how far off the fit of drafted steps is, told apart
+    by steps of the other kind just before: a Kalman filter on logarithms.
     """
 
     def __init__(self) -> None:
         self._log = 0.0
         self.drafted_error = 0.0
+        """Logarithm of what drafted steps take over what the fit says, at this pace."""
         self._covariance = np.diag([0.0, _DRAFTING_DOUBT**2])
 
     @property
     def value(self) -> float:
+        """Above 1 where the machine is slower than the fit."""
         return float(np.exp(self._log))
 
-    def follow(self, ratio: float, drafting: float, num_steps: int) -> None:
-        """A step took ``ratio`` times what the fit says, ``num_steps`` after the last one."""
+    def elapse(self, num_steps: int) -> None:
+        """So many steps on, less is known."""
         changes = np.diag([_PACE_CHANGE**2, _DRAFTING_CHANGE**2])
-        covariance = self._covariance + num_steps * changes
+        self._covariance = self._covariance + num_steps * changes
+
+    def follow(self, ratio: float, drafting: float) -> None:
+        """A step took ``ratio`` times what the fit says."""
+        error = np.log(ratio) - self._log - drafting * self.drafted_error
+        doubt = _STEP_ERROR**2 * (1 + (error / _FAR_PACE_ERROR) ** 2)
         seen = np.array([1.0, drafting])
-        variance = float(seen @ covariance @ seen) + _STEP_ERROR**2
-        gain = covariance @ seen / variance
-        error = np.log(max(ratio, _SMALLEST_RATIO)) - self._log - drafting * self.drafted_error
-        error /= 1 + (error / _FAR_PACE_ERROR) ** 2
+        gain = self._covariance @ seen / (float(seen @ self._covariance @ seen) + doubt)
         self._log += gain[0] * error
         self.drafted_error += gain[1] * error
-        self._covariance = covariance - np.outer(gain, seen @ covariance)
+        self._covariance = self._covariance - np.outer(gain, seen @ self._covariance)
 
     def learned(self, change: float) -> None:
         """The fit of drafted steps moved; as far as it went after their error, that is gone."""
@@ -181,11 +186,14 @@ class StepTime:
         self._num_seen += 1
         self._terms[place] = sample.terms
         expected = float(self._terms[place] @ self._fit)
-        self._seconds[place] = sample.seconds / self._pace.value
+        seconds = max(sample.seconds, _SHORTEST_STEP)
+        self._seconds[place] = seconds / self._pace.value
+        self._pace.elapse(sample.num_steps)
         if sample.is_usual and self._num_seen > 1:
-            self._pace.follow(sample.seconds / expected, sample.drafting, sample.num_steps)
+            self._pace.follow(seconds / expected, sample.drafting)
         if sample.drafting == 1:
             self._last_drafted = self._terms[place].copy()
+            self._last_drafted[_PER_PROMPT_TOKEN] = 0.0
         self._seen_at[place] = self._num_seen
         if self._num_seen <= _NUM_UNDRAFTED or self._num_seen % _REFIT_EVERY == 0:
             before = float(self._last_drafted @ self._fit)
@@ -194,10 +202,9 @@ class StepTime:
             if min(before, after) > 0:
                 self._pace.learned(float(np.log(after / before)))
             expected = float(self._terms[place] @ self._fit)
-        limit = expected * np.exp(sample.drafting * self._pace.drafted_error)
-        return float(
-            min(sample.seconds, self._pace.value * (limit + _FAR * self._errors[is_drafted]))
-        )
+        likely = expected * np.exp(sample.drafting * self._pace.drafted_error)
+        limit = self._pace.value * (likely + _FAR * self._errors[is_drafted])
+        return float(min(seconds, limit))
 
     def _refit(self) -> None:
         used = self._seen_at > -np.inf

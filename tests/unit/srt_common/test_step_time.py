@@ -158,7 +158,6 @@ def test_few_undrafted_steps_are_not_crowded_out() -> None:
             num_prompt_tokens=0,
             drafting=float(not is_probe),
             seconds=0.0,
-            is_usual=not is_probe,
         )
         step_time.observe(timed(sample, TRUE if number < 200 else dearer))
     for drafting in (0, 1):
@@ -173,7 +172,7 @@ def test_a_machine_that_changes_its_speed_leaves_both_kinds_comparable() -> None
     fitted(step_time, steps, TRUE, 300)
     for _ in range(200):
         sample = steps.sample(TRUE, slower=1.4)
-        if sample.is_usual:
+        if sample.drafting > 0:
             step_time.observe(sample)
     for num_rows in (10, 60):
         undrafted = step_time.cost.seconds(num_rows, num_prompt_tokens=0, drafting=0)

@@ -157,11 +157,11 @@ class TreeDrafter:
     ) -> list[list[int]]:
         """Drafts for the next step, one list per row of the batch; ``[]`` decodes normally."""
         request_ids: list[str] = self._runner.input_batch.req_ids
-        is_open = self._drafter.request_ids
+        open_ids = self._drafter.request_ids
         rows = [
             row
             for row, sampled in enumerate(sampled_token_ids)
-            if sampled and request_ids[row] in is_open
+            if sampled and request_ids[row] in open_ids
         ]
         proposed: list[list[int]] = [[] for _ in sampled_token_ids]
         self._book = DraftBook((), None)
@@ -213,7 +213,9 @@ class TreeDrafter:
                 probs[start:end, 0] = drafted >= 0
         device = self._runner.device
         draft = SparseDraft(torch.from_numpy(ids).to(device), torch.from_numpy(probs).to(device))
-        return draft if _tensor_parallel_size(self._config) == 1 else _of_first_rank(draft)
+        if num_total == 0 or _tensor_parallel_size(self._config) == 1:
+            return draft  # nothing to agree on, and the lead may not come here in a plain step
+        return _of_first_rank(draft)
 
     def on_bonus(self, logits: Tensor, sampling: Any) -> None:
         self._record.on_bonus(logits, sampling)
@@ -255,9 +257,9 @@ class TreeDrafter:
     def _close(self, request_ids: Iterable[str]) -> None:
         finished = [it for it in request_ids if it in self._drafter.request_ids]
         self._tell_rest(finished)
-        memory_bytes = self.forest.memory_bytes()
         for request_id in finished:
-            self._telemetry.closed(request_id, self._drafter.close(request_id), memory_bytes)
+            stats = self._drafter.close(request_id)
+            self._telemetry.closed(request_id, stats, self.forest.memory_bytes())
         if self._drafter.governor is not None:
             self._telemetry.governed(self._drafter.governor.stats())
 
