@@ -32,11 +32,13 @@ SHORTER = {
     "spec.sampling.maxResponseTokens": 96,
     "spec.algorithm.steps": 20,
     "spec.algorithm.promptsPerStep": 4,
-    "spec.algorithm.rolloutsPerPrompt": 4,
+    "spec.algorithm.rolloutsPerPrompt": 8,
     "spec.evaluation": None,
     "spec.rollout.template.replicas": 1,
     "spec.rollout.template.engine.maxNumSeqs": 6,
     "spec.runAhead.chunkTokens": 16,
+    "spec.runAhead.bubble.openAfterSeconds": 0.1,
+    "spec.runAhead.bubble.minRemainingSeconds": 0.1,
 }
 
 
