@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
@@ -124,27 +125,33 @@ class _Pace:
         self._log = 0.0
         self.drafted_error = 0.0
         """Logarithm of what drafted steps take over what the fit says, at this pace."""
-        self._covariance = np.diag([0.0, _DRAFTING_DOUBT**2])
+        self._variance = 0.0
+        self._error_variance = _DRAFTING_DOUBT**2
+        self._covariance = 0.0
 
     @property
     def value(self) -> float:
         """Above 1 where the machine is slower than the fit."""
-        return float(np.exp(self._log))
+        return math.exp(self._log)
 
     def elapse(self, num_steps: int) -> None:
         """So many steps on, less is known."""
-        changes = np.diag([_PACE_CHANGE**2, _DRAFTING_CHANGE**2])
-        self._covariance = self._covariance + num_steps * changes
+        self._variance += num_steps * _PACE_CHANGE**2
+        self._error_variance += num_steps * _DRAFTING_CHANGE**2
 
     def follow(self, ratio: float, drafting: float) -> None:
         """A step took ``ratio`` times what the fit says."""
-        error = np.log(ratio) - self._log - drafting * self.drafted_error
+        error = math.log(ratio) - self._log - drafting * self.drafted_error
         doubt = _STEP_ERROR**2 * (1 + (error / _FAR_PACE_ERROR) ** 2)
-        seen = np.array([1.0, drafting])
-        gain = self._covariance @ seen / (float(seen @ self._covariance @ seen) + doubt)
-        self._log += gain[0] * error
-        self.drafted_error += gain[1] * error
-        self._covariance = self._covariance - np.outer(gain, seen @ self._covariance)
+        of_pace = self._variance + drafting * self._covariance
+        of_error = self._covariance + drafting * self._error_variance
+        gain = of_pace / (of_pace + drafting * of_error + doubt)
+        error_gain = of_error / (of_pace + drafting * of_error + doubt)
+        self._log += gain * error
+        self.drafted_error += error_gain * error
+        self._variance -= gain * of_pace
+        self._covariance -= gain * of_error
+        self._error_variance -= error_gain * of_error
 
     def learned(self, change: float) -> None:
         """The fit of drafted steps moved; as far as it went after their error, that is gone."""
@@ -171,7 +178,7 @@ class StepTime:
     def cost(self) -> StepCost:
         """The fit, at the pace of now."""
         fit = self._fit.copy()
-        surplus = np.expm1(self._pace.drafted_error) * float(self._last_drafted @ fit)
+        surplus = math.expm1(self._pace.drafted_error) * float(self._last_drafted @ fit)
         fit[_DRAFTING] = max(0.0, fit[_DRAFTING] + surplus)
         return StepCost(**dict(zip(_TERMS, (self._pace.value * fit).tolist(), strict=True)))
 
@@ -200,11 +207,10 @@ class StepTime:
             self._refit()
             after = float(self._last_drafted @ self._fit)
             if min(before, after) > 0:
-                self._pace.learned(float(np.log(after / before)))
+                self._pace.learned(math.log(after / before))
             expected = float(self._terms[place] @ self._fit)
-        likely = expected * np.exp(sample.drafting * self._pace.drafted_error)
-        limit = self._pace.value * (likely + _FAR * self._errors[is_drafted])
-        return float(min(seconds, limit))
+        likely = expected * math.exp(sample.drafting * self._pace.drafted_error)
+        return min(seconds, self._pace.value * (likely + _FAR * self._errors[is_drafted]))
 
     def _refit(self) -> None:
         used = self._seen_at > -np.inf
