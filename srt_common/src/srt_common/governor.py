@@ -63,8 +63,6 @@ _TRUST_PRIOR = 0.5
 """Tokens per row that survivals are right about, to begin with."""
 _SHORTEST_PAUSE = 64
 _LONGEST_PAUSE = 512
-_SETTLING_STEPS = 16
-"""Of a pause, which tell what drafting costs; those after them tell of the machine only."""
 _PAUSED_PER_SAMPLE = 4
 """An engine that is not to draft is not to spend its time on measuring either."""
 
@@ -153,7 +151,6 @@ class Governor:
         self._until_long = 0
         self._kinds = (_Kind.UNDRAFTED,) * 3
         """Of the last plans, newest last."""
-        self._num_alike = 0
         self._num_unheard = 0
         self._gain = _Gain()
         self._trust = _Trust()
@@ -167,7 +164,6 @@ class Governor:
     def plan(self, num_rows: int) -> Plan:
         """Decide about the next step of ``num_rows`` rows; call once a step, `choose` after it."""
         kind = self._next_kind()
-        self._num_alike = self._num_alike + 1 if kind is self._kinds[-1] else 0
         self._num_unheard += 1
         self._kinds = (*self._kinds[1:], kind)
         self._choice_before, self._choice = self._choice, _NOTHING
@@ -209,8 +205,7 @@ class Governor:
         before, *kinds = self._kinds
         if before.is_drafted and not (kinds[0].is_drafted or kinds[1].is_drafted):
             return False  # neither drafted nor yet what an undrafted step costs
-        is_one_of_many = kinds == _PAUSED and self._num_alike > _SETTLING_STEPS
-        return not is_one_of_many or self._num_unheard >= _PAUSED_PER_SAMPLE
+        return kinds != _PAUSED or self._num_unheard >= _PAUSED_PER_SAMPLE
 
     def observe(self, step: MeasuredStep) -> None:
         """Learn from the step before the last `plan`, which is over now."""
