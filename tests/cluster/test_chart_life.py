@@ -40,9 +40,9 @@ def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
 def forget_definitions(plane: ControlPlane) -> None:
     """With every job and cache, of which no operator knows."""
     there = " ".join(plane.names("crds"))
-    for kind in (kind for kind in ("srtjobs", "treecaches") if kind in there):
-        for left in plane.get(kind, "--all-namespaces")["items"]:
-            release(plane, kind, left["metadata"]["name"], left["metadata"]["namespace"])
+    for definition in (each for each in DEFINITIONS if each in there):
+        for left in plane.get(definition, "--all-namespaces")["items"]:
+            release(plane, definition, left["metadata"]["name"], left["metadata"]["namespace"])
     plane.kubectl("delete", "crds", *DEFINITIONS, "--ignore-not-found", "--timeout=60s")
 
 
