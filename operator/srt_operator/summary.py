@@ -60,7 +60,9 @@ def comparison(off: Summary, on: Summary) -> Summary:
 
 
 def accuracy_difference(off: Summary, on: Summary) -> Summary | None:
-    """On minus off at the end, with its 95 % interval; None without evaluations."""
+    """On minus off at the end; None without evaluations. The 95 % interval is of the evaluations'
+    samples, not of how far two trainings of one setting end apart.
+    """
     names = ("eval_accuracy_end", "eval_samples")
     if any(arm.get(name) is None for arm in (off, on) for name in names):
         return None

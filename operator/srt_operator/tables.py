@@ -66,7 +66,8 @@ def conclusion(summary: Summary) -> str:
     difference = found["accuracy_difference"]
     if difference is not None:
         parts.append(
-            f"Accuracy differs by {difference['value']:+.1%} "
-            f"(95 % interval {difference['low']:+.1%} to {difference['high']:+.1%})."
+            f"Accuracy differs by {difference['value']:+.1%} (95 % interval of the evaluations' "
+            f"samples {difference['low']:+.1%} to {difference['high']:+.1%}; two trainings of one "
+            "setting end further apart than that)."
         )
     return " ".join(parts)

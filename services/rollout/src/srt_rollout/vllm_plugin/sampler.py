@@ -15,7 +15,9 @@ V vocabulary, S = 8 pairs of a sparse distribution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.v1.sample import rejection_sampler
@@ -66,7 +68,7 @@ def verify_drafts(
         bonus_token_ids: [B, 1] drawn from p after the whole draft.
         sampling: of the B requests; rows with temperature 0 accept the argmax only.
     """
-    layout = _Layout.of(num_draft_tokens, target_logits.device)
+    layout = layout_of(tuple(num_draft_tokens), target_logits.device)
     drafted = draft_token_ids.to(torch.int64)
     probs = target_logits.softmax(dim=-1, dtype=torch.float32)
     overlap = torch.minimum(probs.gather(1, draft.token_ids), draft.probs).sum(1)
@@ -77,18 +79,24 @@ def verify_drafts(
         argmax = target_logits.argmax(dim=-1)
         is_greedy_token = greedy.repeat_interleave(layout.lengths, output_size=len(drafted))
         accepted = torch.where(is_greedy_token, drafted == argmax, accepted)
-    num_accepted = (accepted[layout.flat] & layout.is_valid).to(torch.int32).cumprod(1).sum(1)
-    refused_at = (layout.starts + num_accepted).clamp(max=len(drafted) - 1)
+    kept = (accepted[layout.flat] & layout.is_valid).to(torch.int32).cumprod(1)
+    num_accepted = kept.sum(1)
+    refused_at = (layout.starts + num_accepted).clamp_(max=len(drafted) - 1)
     replacement = _draw_residual(probs, draft, refused_at, sampling, num_draft_tokens)
     if greedy is not None and argmax is not None:
         replacement = torch.where(greedy, argmax[refused_at], replacement)
-    output = _assemble(drafted, layout, num_accepted, replacement, bonus_token_ids)
-    return Verification(output, overlap, probs)
+    last = torch.where(num_accepted < layout.lengths, replacement, bonus_token_ids.view(-1))
+    output = torch.where(kept > 0, drafted[layout.flat], PLACEHOLDER)
+    output = torch.nn.functional.pad(output, (0, 1), value=PLACEHOLDER)
+    output.scatter_(1, num_accepted[:, None], last[:, None])
+    return Verification(output.to(torch.int32), overlap, probs)
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where each request's drafts lie in the flat [N] order."""
+class Layout:
+    """Where the B requests' drafts lie in the flat [N] order, and their outputs in [N target rows,
+    then B bonus rows].
+    """
 
     lengths: Tensor
     """[B]"""
@@ -98,15 +106,26 @@ class _Layout:
     """[B, L] index into [N], clamped where a request has fewer drafts."""
     is_valid: Tensor
     """[B, L]"""
+    emitted: Tensor
+    """[B*(L+1)] row of each output position in [N+B]; behind a request's last its bonus row."""
+    emitted_at: Tensor
+    """[N+B] output position in [B*(L+1)] of each row."""
 
-    @classmethod
-    def of(cls, num_draft_tokens: list[int], device: torch.device) -> _Layout:
-        lengths = torch.tensor(num_draft_tokens, dtype=torch.int64)
-        starts = lengths.cumsum(0) - lengths
-        steps = torch.arange(int(lengths.max()))
-        flat = (starts[:, None] + steps[None]).clamp(max=int(lengths.sum()) - 1)
-        is_valid = steps[None] < lengths[:, None]
-        return cls(*(t.to(device, non_blocking=True) for t in (lengths, starts, flat, is_valid)))
+
+@lru_cache(maxsize=1)
+def layout_of(num_draft_tokens: tuple[int, ...], device: torch.device) -> Layout:
+    """The layout of a step; asked for by its verification and by its log-probabilities."""
+    lengths = np.asarray(num_draft_tokens, dtype=np.int64)
+    requests = np.arange(len(lengths))
+    num_total, longest = int(lengths.sum()), int(lengths.max())
+    starts, steps = lengths.cumsum() - lengths, np.arange(longest + 1)
+    is_valid = steps < lengths[:, None]
+    flat = np.minimum(starts[:, None] + steps, num_total - 1)
+    emitted = np.where(is_valid, flat, num_total + requests[:, None]).ravel()
+    outputs = (requests[:, None] * (longest + 1) + steps)[is_valid]
+    emitted_at = np.concatenate((outputs, requests * (longest + 1) + lengths))
+    parts = (lengths, starts, flat[:, :longest], is_valid[:, :longest], emitted, emitted_at)
+    return Layout(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
 
 
 def _accept_random(
@@ -116,16 +135,18 @@ def _accept_random(
     probs: Tensor,
     sampling: SamplingMetadata,
 ) -> Tensor:
-    """[N] bool: u * q(x) <= p(x), with u from the request's own generator where it has a seed."""
+    """[N] bool: u * q(x) <= p(x) in float64, with u from the request's own generator where it has a
+    seed. A placeholder has no q.
+    """
     uniforms: Tensor = rejection_sampler.generate_uniform_probs(
         len(drafted), num_draft_tokens, sampling.generators, probs.device
     )
-    p_x = probs.gather(1, drafted.clamp_min(0)[:, None]).squeeze(1)
-    q_x = torch.where(draft.token_ids == drafted[:, None], draft.probs, 0.0).sum(1)
-    return (drafted >= 0) & (q_x > 0) & (uniforms * q_x.double() <= p_x.double())
+    p_x = probs.gather(1, drafted.clamp(min=0)[:, None]).squeeze(1)
+    q_x = ((draft.token_ids == drafted[:, None]) * draft.probs).sum(1)
+    return (q_x > 0) & (uniforms * q_x <= p_x)
 
 
-def _greedy_rows(sampling: SamplingMetadata, layout: _Layout) -> Tensor:
+def _greedy_rows(sampling: SamplingMetadata, layout: Layout) -> Tensor:
     """[B] bool: requests with temperature 0."""
     if sampling.all_greedy or sampling.temperature is None:
         return torch.ones_like(layout.lengths, dtype=torch.bool)
@@ -150,39 +171,6 @@ def _draw_residual(
             uniforms[row].uniform_(generator=generator)
     mass = residual.cumsum(1, dtype=torch.float64)
     return torch.searchsorted(mass, uniforms * mass[:, -1:], right=True).squeeze(1)
-
-
-def _assemble(
-    drafted: Tensor,
-    layout: _Layout,
-    num_accepted: Tensor,
-    replacement: Tensor,
-    bonus_token_ids: Tensor,
-) -> Tensor:
-    """[B, L+1] int32: the accepted prefix and one more token, then -1."""
-    num_requests, longest = layout.flat.shape
-    steps = torch.arange(longest, device=drafted.device)
-    output = torch.full(
-        (num_requests, longest + 1), PLACEHOLDER, dtype=torch.int32, device=drafted.device
-    )
-    is_kept = steps[None] < num_accepted[:, None]
-    output[:, :longest] = torch.where(is_kept, drafted[layout.flat].to(torch.int32), PLACEHOLDER)
-    last = torch.where(
-        num_accepted < layout.lengths, replacement, bonus_token_ids.view(-1).to(torch.int64)
-    )
-    output.scatter_(1, num_accepted[:, None].to(torch.int64), last[:, None].to(torch.int32))
-    return output
-
-
-def emitted_rows(num_draft_tokens: list[int], device: torch.device) -> Tensor:
-    """[B, L+1] row of each output position in [N target rows, then B bonus rows]; positions behind
-    a request's last are given its bonus row.
-    """
-    layout = _Layout.of(num_draft_tokens, device)
-    requests = torch.arange(len(num_draft_tokens), device=device)
-    bonus = sum(num_draft_tokens) + requests[:, None]
-    targets = torch.where(layout.is_valid, layout.flat, bonus)
-    return torch.cat((targets, bonus), dim=1)
 
 
 def bonus_probs(logits: Tensor, sampling: SamplingMetadata, *, is_processed: bool) -> Tensor:
