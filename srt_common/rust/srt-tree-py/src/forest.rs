@@ -51,13 +51,15 @@ impl Forest {
 impl Forest {
     #[new]
     #[pyo3(signature = (*, engine_id, max_bytes, seed, soft_targets = true,
-        max_recent_positions = 32, max_early_tokens = 1 << 20, max_outbox_tokens = 1 << 22))]
+        max_recent_positions = 32, num_threads = 1, max_early_tokens = 1 << 20, max_outbox_tokens = 1 << 22))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python signature")]
     fn new(
         engine_id: &Bound<'_, PyAny>,
         max_bytes: &Bound<'_, PyAny>,
         seed: &Bound<'_, PyAny>,
         soft_targets: bool,
         max_recent_positions: usize,
+        num_threads: usize,
         max_early_tokens: usize,
         max_outbox_tokens: usize,
     ) -> PyResult<Self> {
@@ -67,6 +69,7 @@ impl Forest {
             seed: integer("seed", seed)?,
             soft_targets,
             max_recent_positions,
+            num_threads,
             max_early_tokens,
             max_outbox_tokens,
         };

@@ -92,6 +92,17 @@ pub struct Drafts {
 }
 
 impl Drafts {
+    /// Adds the rows of another one behind its own.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        let end = self.token_ids.len() as i32;
+        self.offsets.extend(other.offsets.iter().skip(1).map(|offset| offset + end));
+        self.token_ids.append(&mut other.token_ids);
+        self.q_token_ids.append(&mut other.q_token_ids);
+        self.q_probs.append(&mut other.q_probs);
+        self.survival.append(&mut other.survival);
+        self.match_length.append(&mut other.match_length);
+    }
+
     fn push(&mut self, token: TokenId, q: &[Weighted], survival: f64) {
         self.token_ids.push(token as i32);
         self.survival.push(survival as f32);
@@ -113,15 +124,32 @@ pub(crate) struct Limits {
 /// Drafts for rows, one after another.
 pub(crate) struct Drafter<'a> {
     pub(crate) view: View<'a>,
-    pub(crate) engine_id: u32,
-    pub(crate) estimator: &'a mut Estimator,
-    pub(crate) draw: &'a mut dyn Draw,
+    engine_id: u32,
+    estimator: &'a mut Estimator,
+    draw: &'a mut (dyn Draw + Send),
+    /// Of the rows so far.
     pub(crate) drafts: Drafts,
     /// The text so far of the row being drafted.
-    pub(crate) context: Vec<TokenId>,
+    context: Vec<TokenId>,
 }
 
-impl Drafter<'_> {
+impl<'a> Drafter<'a> {
+    pub(crate) fn new(
+        view: View<'a>,
+        engine_id: u32,
+        estimator: &'a mut Estimator,
+        draw: &'a mut (dyn Draw + Send),
+    ) -> Self {
+        let drafts = Drafts { offsets: vec![0], ..Drafts::default() };
+        Self { view, engine_id, estimator, draw, drafts, context: Vec::new() }
+    }
+
+    /// The row whose first position matched so many tokens has all its draft.
+    pub(crate) fn end_row(&mut self, match_length: usize) {
+        self.drafts.match_length.push(match_length as i32);
+        self.drafts.offsets.push(self.drafts.token_ids.len() as i32);
+    }
+
     /// Drafts what may follow a row's text in its tree. Returns the match length.
     pub(crate) fn propose(
         &mut self,

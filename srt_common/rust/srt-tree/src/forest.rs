@@ -7,6 +7,7 @@
 //! * What memory cannot take is refused quietly and counted; drafting goes on.
 
 use std::collections::HashSet;
+use std::thread;
 
 use hashbrown::HashMap as CountedMap;
 
@@ -33,6 +34,8 @@ use crate::tree::{Destination, IdHasher, Tree};
 /// Nodes of the index swept for each token that comes in: faster than they can become stale.
 pub(crate) const SWEPT_PER_TOKEN: usize = 32;
 
+const MAX_THREADS: usize = 64;
+
 /// Settings of a forest.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -46,6 +49,9 @@ pub struct Config {
     pub soft_targets: bool,
     /// Positions read per chain, 1 to 1024.
     pub max_recent_positions: usize,
+    /// Threads that draft for a large batch; 0: a quarter of the cores that this process may use, at
+    /// most 8. What is drafted does not depend on it.
+    pub num_threads: usize,
     /// Bound on tokens that wait for the ones before them.
     pub max_early_tokens: usize,
     /// Bound on own tokens waiting to be drained, and on used positions waiting.
@@ -92,7 +98,8 @@ pub struct Forest {
     pub(crate) next_row: u64,
     pub(crate) num_steps: u64,
     pub(crate) tables: Tables,
-    pub(crate) estimator: Estimator,
+    /// One for each thread that may draft.
+    pub(crate) estimators: Vec<Estimator>,
     pub(crate) totals: RowStats,
     pub(crate) num_refused: u64,
     pub(crate) num_evicted: u64,
@@ -103,12 +110,19 @@ impl Forest {
     /// An empty forest.
     ///
     /// # Errors
-    /// When `max_recent_positions` is out of range.
+    /// When `max_recent_positions` or `num_threads` is out of range.
     pub fn new(config: Config) -> Result<Self> {
         if !(1..=1024).contains(&config.max_recent_positions) {
             let value = config.max_recent_positions;
             return Err(TreeError::invalid("max_recent_positions", value, "from 1 to 1024"));
         }
+        if config.num_threads > MAX_THREADS {
+            return Err(TreeError::invalid("num_threads", config.num_threads, "from 0 to 64"));
+        }
+        let num_threads = match config.num_threads {
+            0 => thread::available_parallelism().map_or(1, |it| (it.get() / 4).clamp(1, 8)),
+            given => given,
+        };
         Ok(Self {
             config,
             keys: CountedMap::default(),
@@ -126,7 +140,7 @@ impl Forest {
             next_row: 1,
             num_steps: 0,
             tables: Tables::new(),
-            estimator: Estimator::new(),
+            estimators: (0..num_threads).map(|_| Estimator::new()).collect(),
             totals: RowStats::default(),
             num_refused: 0,
             num_evicted: 0,

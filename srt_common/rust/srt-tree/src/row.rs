@@ -56,6 +56,8 @@ pub(crate) struct Row {
     pub(crate) stats: RowStats,
     /// Step that it last took part in.
     pub(crate) last_step: u64,
+    /// Its place in the batch of that step.
+    pub(crate) place: usize,
 }
 
 impl Row {

@@ -1,9 +1,12 @@
 //! Rows: opening and closing them, and the one call per engine step.
 //!
 //! * A step has two halves. First every row's new tokens are taken in, in the order the rows were
-//!   opened; then every row drafts from the same trees and tables. So a draft depends neither on
-//!   the order of rows in the batch nor on how drafting is spread over threads.
+//!   opened; then every row drafts from the same trees and tables, on several threads where there
+//!   are rows enough. So a draft depends neither on the order of rows in the batch nor on how many
+//!   threads there are.
 //! * Everything is learned from the verification of an earlier step, as it is delivered.
+
+use std::thread;
 
 use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
 use crate::error::{Result, TreeError};
@@ -19,6 +22,9 @@ use crate::tree::Destination;
 
 /// Most tokens a row may draft in one step.
 pub const MAX_DRAFT_TOKENS: i32 = 128;
+
+/// A thread drafts for at least so many rows: to start it takes as long as drafting for a few.
+const MIN_ROWS_PER_THREAD: usize = 32;
 
 /// Probabilities may exceed 1 by rounding, not by more.
 const MAX_PROBABILITY: f32 = 1.01;
@@ -90,6 +96,7 @@ impl Forest {
             draft: Draft::default(),
             stats: RowStats::default(),
             last_step: 0,
+            place: 0,
         });
         row.extend_tail(&prompt);
         row.extend_tail(&context);
@@ -156,32 +163,27 @@ impl Forest {
     /// # Errors
     /// When the arrays do not fit together or hold what they may not.
     pub fn step(&mut self, step: &Step<'_>) -> Result<Drafts> {
-        self.step_with(step, &mut Independent)
+        self.take_in_all(step)?;
+        let num_parts = (step.rows.len() / MIN_ROWS_PER_THREAD).clamp(1, self.estimators.len());
+        Ok(self.propose(step, &mut vec![Independent; num_parts]))
     }
 
-    /// `step` with draws made by the caller: for replays of recorded text, whose drafts are coupled
-    /// with what was sampled.
+    /// `step` with draws made by the caller, on one thread: for replays of recorded text, whose
+    /// drafts are coupled with what was sampled.
     ///
     /// # Errors
     /// As `step`.
-    pub fn step_with(&mut self, step: &Step<'_>, draw: &mut dyn Draw) -> Result<Drafts> {
-        step.check()?;
-        self.check_rows(step)?;
-        let mut order: Vec<usize> = (0..step.rows.len()).collect();
-        order.sort_unstable_by_key(|&i| step.rows[i]);
-        let verified_offsets = prefix_sums(step.num_verified);
-        for i in order {
-            self.take_in(step, i, verified_offsets[i]);
-        }
-        self.sweep(step.new_tokens.len() * SWEPT_PER_TOKEN);
-        Ok(self.propose(step, draw))
+    pub fn step_with(&mut self, step: &Step<'_>, draw: &mut (impl Draw + Send)) -> Result<Drafts> {
+        self.take_in_all(step)?;
+        Ok(self.propose(step, std::slice::from_mut(draw)))
     }
 
-    /// Checks rows and verified positions; marks the rows as part of this step.
+    /// Checks rows and verified positions; marks the rows as part of this step, with their place.
     fn check_rows(&mut self, step: &Step<'_>) -> Result<()> {
         self.num_steps += 1;
-        for (&row, &num_verified) in step.rows.iter().zip(step.num_verified) {
+        for (place, (&row, &num_verified)) in step.rows.iter().zip(step.num_verified).enumerate() {
             let open = self.rows.get_mut(&RowId(row)).ok_or_else(|| unknown_row(row))?;
+            open.place = place;
             if std::mem::replace(&mut open.last_step, self.num_steps) == self.num_steps {
                 return Err(TreeError::invalid("rows", row, "without duplicates"));
             }
@@ -195,6 +197,19 @@ impl Forest {
     }
 
     // -- first half: taking in -------------------------------------------------------------------
+
+    fn take_in_all(&mut self, step: &Step<'_>) -> Result<()> {
+        step.check()?;
+        self.check_rows(step)?;
+        let mut order: Vec<usize> = (0..step.rows.len()).collect();
+        order.sort_unstable_by_key(|&i| step.rows[i]);
+        let verified_offsets = prefix_sums(step.num_verified);
+        for i in order {
+            self.take_in(step, i, verified_offsets[i]);
+        }
+        self.sweep(step.new_tokens.len() * SWEPT_PER_TOKEN);
+        Ok(())
+    }
 
     fn take_in(&mut self, step: &Step<'_>, i: usize, verified_offset: usize) {
         let id = RowId(step.rows[i]);
@@ -269,7 +284,8 @@ impl Forest {
 
     // -- second half: drafting -------------------------------------------------------------------
 
-    fn propose(&mut self, step: &Step<'_>, draw: &mut dyn Draw) -> Drafts {
+    /// Drafts for all rows, on as many threads as there are draws.
+    fn propose<D: Draw + Send>(&mut self, step: &Step<'_>, draws: &mut [D]) -> Drafts {
         let view = View {
             trees: &self.trees,
             index: &self.index,
@@ -278,25 +294,75 @@ impl Forest {
             max_recent: self.config.max_recent_positions,
         };
         let engine_id = self.config.engine_id;
-        let drafts = Drafts { offsets: vec![0], ..Drafts::default() };
-        let (estimator, context) = (&mut self.estimator, Vec::new());
-        let mut drafter = Drafter { view, engine_id, estimator, draw, drafts, context };
-        for (at, (&id, &max_tokens)) in step.rows.iter().zip(step.max_draft_tokens).enumerate() {
-            let Some(row) = self.rows.get_mut(&RowId(id)) else { continue };
+        let mut rows: Vec<Option<&mut Row>> = step.rows.iter().map(|_| None).collect();
+        for row in self.rows.values_mut().filter(|row| row.last_step == self.num_steps) {
+            let place = row.place;
+            rows[place] = Some(row);
+        }
+        let num_rows = rows.len().div_ceil(draws.len()).max(1);
+        let mut parts: Vec<_> = rows
+            .chunks_mut(num_rows)
+            .zip(self.estimators.iter_mut().zip(draws))
+            .enumerate()
+            .map(|(n, (rows, (estimator, draw)))| Part {
+                rows,
+                first: n * num_rows,
+                drafter: Drafter::new(view, engine_id, estimator, draw),
+                totals: None,
+            })
+            .collect();
+        if let Some((own, others)) = parts.split_first_mut() {
+            thread::scope(|scope| {
+                for part in others {
+                    // One that cannot be started leaves its rows to this thread.
+                    let _ = thread::Builder::new().spawn_scoped(scope, || part.draft(step));
+                }
+                own.draft(step);
+            });
+        }
+        let mut drafts = Drafts { offsets: vec![0], ..Drafts::default() };
+        for mut part in parts {
+            part.draft(step);
+            self.totals.add(&part.totals.unwrap_or_default());
+            drafts.append(part.drafter.drafts);
+        }
+        drafts
+    }
+}
+
+/// Rows that one thread drafts for.
+struct Part<'a> {
+    /// All of them are there: a row is missing only between two halves of another step.
+    rows: &'a mut [Option<&'a mut Row>],
+    /// Place in the batch of the first.
+    first: usize,
+    drafter: Drafter<'a>,
+    /// None until they have been drafted for.
+    totals: Option<RowStats>,
+}
+
+impl Part<'_> {
+    /// Drafts for the rows, if nobody has.
+    fn draft(&mut self, step: &Step<'_>) {
+        if self.totals.is_some() {
+            return;
+        }
+        let mut totals = RowStats::default();
+        let trees = self.drafter.view.trees;
+        for (at, row) in (self.first..).zip(self.rows.iter_mut().flatten()) {
             let stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
-            let max_tokens = (max_tokens as usize).min(row.max_draft());
-            let tree = row.tree.and_then(|slot| view.trees[slot as usize].as_deref());
+            let max_tokens = (step.max_draft_tokens[at] as usize).min(row.max_draft());
+            let tree = row.tree.and_then(|slot| trees[slot as usize].as_deref());
             let mut matched = 0;
             if let Some(tree) = tree.filter(|_| max_tokens > 0 && row.mode != Mode::Off) {
                 let limits = Limits { max_tokens, min_survival: step.min_survival };
-                matched = drafter.propose(RowId(id), row, tree, limits);
+                matched = self.drafter.propose(RowId(step.rows[at]), row, tree, limits);
             }
-            drafter.drafts.match_length.push(matched as i32);
-            drafter.drafts.offsets.push(drafter.drafts.token_ids.len() as i32);
+            self.drafter.end_row(matched);
             row.stats.add(&stats);
-            self.totals.add(&stats);
+            totals.add(&stats);
         }
-        drafter.drafts
+        self.totals = Some(totals);
     }
 }
 

@@ -18,6 +18,7 @@ fn forest(max_bytes: usize) -> Forest {
         seed: 3,
         soft_targets: true,
         max_recent_positions: 8,
+        num_threads: 1,
         max_early_tokens: 1 << 20,
         max_outbox_tokens: 0,
     })

@@ -198,6 +198,7 @@ fn forest(max_bytes: usize, seed: u64) -> Forest {
         seed,
         soft_targets: true,
         max_recent_positions: 8,
+        num_threads: 1,
         max_early_tokens: 1 << 20,
         max_outbox_tokens: 50,
     })

@@ -60,6 +60,7 @@ impl World {
             seed: 5,
             soft_targets: true,
             max_recent_positions: 32,
+            num_threads: 1,
             max_early_tokens: 0,
             max_outbox_tokens: 0,
         };

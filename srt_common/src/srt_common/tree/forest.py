@@ -52,6 +52,7 @@ class PromptForest:
         seed: int,
         soft_targets: bool = True,
         max_recent_positions: int = 32,
+        num_threads: int = 1,
         max_early_tokens: int = 1 << 20,
         max_outbox_tokens: int = 1 << 22,
     ) -> None:
@@ -63,6 +64,7 @@ class PromptForest:
                 seed=seed,
                 soft_targets=soft_targets,
                 max_recent_positions=max_recent_positions,
+                num_threads=num_threads,
                 max_early_tokens=max_early_tokens,
                 max_outbox_tokens=max_outbox_tokens,
             )

@@ -22,11 +22,22 @@ from srt_common.tree import (
     LANE_RUN_AHEAD,
     MODE_OFF,
     MODE_SAMPLED,
+    Drafts,
+    PromptForest,
     pack_soft_targets,
     pack_tokens,
     unpack_tokens,
 )
-from support.trees import KEY, extend, make_forest, open_row, step, update
+from support.trees import (
+    KEY,
+    NO_PROBS,
+    NO_TOKENS,
+    extend,
+    make_forest,
+    open_row,
+    step,
+    update,
+)
 
 
 # -- promise 4: replay is harmless -----------------------------------------------------------------
@@ -311,3 +322,53 @@ def test_threads_may_share_a_forest() -> None:
         thread.join()
     forest.check()
     assert forest.stats().num_tokens == 4 * 50 * 6
+
+
+# -- threads ---------------------------------------------------------------------------------------
+NUM_ROWS = 150
+ARRAYS = ("offsets", "token_ids", "q_token_ids", "q_probs", "survival", "match_length")
+
+
+def decoded(forest: PromptForest) -> list[Drafts]:
+    """What rows of three prompts are drafted over some steps; half of each draft is accepted."""
+    choice = np.random.default_rng(5)
+    keys = [PromptKey(bytes([n]) * 16) for n in range(3)]
+    for n in range(60):
+        text = (np.cumsum(choice.integers(0, 3, 80)) % 40).tolist()
+        extend(forest, update(text, sequence_id=n, key=keys[n % 3]))
+    rows = [open_row(forest, sequence_id=100 + n, key=keys[n % 3]) for n in range(NUM_ROWS)]
+    lengths, found = np.zeros(NUM_ROWS, np.int32), []
+    tokens = [[int(token), int(token) + 1] for token in choice.integers(0, 39, NUM_ROWS)]
+    for _ in range(6):
+        ends = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
+        drafts = forest.step(
+            np.array(rows, np.uint64),
+            ends,
+            np.array([token for row in tokens for token in row], np.int32),
+            lengths,
+            NO_PROBS,
+            NO_TOKENS,
+            NO_TOKENS,
+            NO_PROBS,
+            np.full(NUM_ROWS, 8, np.int32),
+            0.0,
+        )
+        found.append(drafts)
+        lengths = np.diff(drafts.offsets)
+        for row, (start, end) in enumerate(pairwise(drafts.offsets.tolist())):
+            kept = drafts.token_ids[start : start + (end - start) // 2].tolist()
+            last = [*tokens[row], *kept][-1]
+            tokens[row] = [*kept, (last + int(choice.integers(0, 3))) % 40]
+    return found
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 64])
+def test_what_is_drafted_does_not_depend_on_the_number_of_threads(num_threads: int) -> None:
+    alone, together = make_forest(num_threads=1), make_forest(num_threads=num_threads)
+    pairs = zip(decoded(alone), decoded(together), strict=True)
+    for first, second in pairs:
+        assert len(first.token_ids) > 2 * NUM_ROWS
+        for name in ARRAYS:
+            assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    assert alone.stats() == together.stats()
+    together.check()

@@ -155,6 +155,8 @@ def test_rows_are_refused_by_name() -> None:
         forest.set_row_mode(4, MODE_OFF)
     with pytest.raises(TreeError, match="max_recent_positions is 0, but must be from 1 to 1024"):
         make_forest(max_recent_positions=0)
+    with pytest.raises(TreeError, match="num_threads is 65, but must be from 0 to 64"):
+        make_forest(num_threads=65)
 
 
 def image(*, version: int, sequences: str, num_sequences: int) -> bytes:

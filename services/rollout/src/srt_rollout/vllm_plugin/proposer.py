@@ -76,6 +76,7 @@ class TreeDrafter:
             seed=settings.seed,
             soft_targets=settings.soft_targets,
             max_recent_positions=settings.max_recent_positions,
+            num_threads=settings.num_threads,
         )
         self._drafter = Drafter(
             self.forest,

@@ -35,8 +35,12 @@ class DrafterSettings(ServiceSettings):
     max_tree_bytes: Annotated[int, Field(ge=2**20)] = 2 * 2**30
     """Resident bytes of all trees in this engine; least recently used prompts go first."""
 
-    max_recent_positions: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_recent_positions: Annotated[int, Field(ge=1, le=1024)] = 32
     """Earlier positions looked at per context order; more is slower and drafts slightly better."""
+
+    num_threads: Annotated[int, Field(ge=0, le=64)] = 0
+    """That draft for a large batch, 32 rows each or more; 0: a quarter of the cores that this
+    process may use, at most 8."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the draws that make sampled drafts."""

@@ -85,6 +85,7 @@ fn forest(max_bytes: usize) -> Forest {
         seed: 4,
         soft_targets: true,
         max_recent_positions: 4,
+        num_threads: 1,
         max_early_tokens: 100,
         max_outbox_tokens: 40,
     })

@@ -90,6 +90,7 @@ fn forest() -> Forest {
         seed: 1,
         soft_targets: true,
         max_recent_positions: 32,
+        num_threads: 1,
         max_early_tokens: 0,
         max_outbox_tokens: 0,
     };
