@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-cluster bench-learning bench-core fuzz test-oldest-vllm cluster-packages test-cluster compose-packages test-compose images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-rows bench-cluster bench-learning bench-core fuzz test-oldest-vllm cluster-packages test-cluster compose-packages test-compose images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -88,6 +88,9 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (5 minutes, not in CI)
 	$(BIN)/python docs/benchmarks/live.py
 
+bench-rows: install ## what SRT adds to an engine step on the host, by rows and threads (1 minute, not in CI)
+	$(BIN)/python docs/benchmarks/rows.py
+
 bench-cluster: install ## the operator beside 20 jobs and 256 engines on nodes that kwok plays (10 minutes, not in CI)
 	cd tests && ../$(BIN)/python -m support.cluster_tools && ../$(BIN)/python -m support.fake_nodes
 	PYTHONPATH=tests $(BIN)/python docs/benchmarks/cluster_scale.py
@@ -98,7 +101,7 @@ bench-core: ## nanoseconds of the Rust core alone
 fuzz: ## 20 minutes of random operations on the trees (nightly compiler and cargo-fuzz; not in CI)
 	cd $(RUST)/fuzz && cargo +nightly fuzz run operations -- -max_total_time=1200 -max_len=2048 -len_control=0
 
-bench-learning: install ## 30 steps off and on: does it learn, do the curves agree? (not in CI)
+bench-learning: install ## four pairs of trainings, SRT off and on: do they learn alike? (an hour or more, not in CI)
 	$(BIN)/python docs/benchmarks/learning.py
 
 BASE_IMAGE ?= python:3.11-slim-bookworm

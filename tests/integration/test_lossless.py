@@ -6,7 +6,7 @@ be caught, greedy decoding token for token against transformers. One engine in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,8 +140,10 @@ def test_a_stale_q_is_caught(
 ) -> None:
     stock = DraftBook.distributions
 
-    def distributions(self: DraftBook, at: slice) -> tuple[IntArray, FloatArray]:
-        token_ids, probs = stock(self, at)
+    def distributions(
+        self: DraftBook, starts: Sequence[int], lengths: Sequence[int]
+    ) -> tuple[IntArray, FloatArray]:
+        token_ids, probs = stock(self, starts, lengths)
         return np.roll(token_ids, 1, axis=1), probs
 
     monkeypatch.setattr(DraftBook, "distributions", distributions)

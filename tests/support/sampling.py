@@ -7,12 +7,13 @@ from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
 
 
-def metadata(num_requests: int, temperature: float = 1.0) -> SamplingMetadata:
-    is_greedy = temperature == 0
+def metadata(num_requests: int, *temperatures: float) -> SamplingMetadata:
+    """For requests that take these temperatures in turn; 1.0 without any."""
+    temperature = torch.tensor((temperatures or (1.0,)) * num_requests)[:num_requests]
     return SamplingMetadata(
-        temperature=torch.full((num_requests,), temperature),
-        all_greedy=is_greedy,
-        all_random=not is_greedy,
+        temperature=temperature,
+        all_greedy=bool((temperature == 0).all()),
+        all_random=bool((temperature != 0).all()),
         top_p=None,
         top_k=None,
         generators={},

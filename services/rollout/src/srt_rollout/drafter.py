@@ -236,31 +236,29 @@ class DraftBook:
     """What the last step proposed by request, until it comes back for verification."""
 
     def __init__(self, request_ids: Sequence[str], drafts: Proposal | None) -> None:
+        self.drafted: list[list[int]] = []
+        """Tokens proposed for each request, in their order."""
         self._drafts = drafts
-        self._bounds: Mapping[str, tuple[int, int]] = {}
+        self._rows: Mapping[str, tuple[int, list[int]]] = {}
         if drafts is not None:
-            bounds = pairwise(drafts.offsets.tolist())
-            self._bounds = {
-                request_id: (start, end)
-                for request_id, (start, end) in zip(request_ids, bounds, strict=True)
-                if end > start
-            }
+            tokens, starts = drafts.token_ids.tolist(), drafts.offsets.tolist()
+            self.drafted = [tokens[start:end] for start, end in pairwise(starts)]
+            rows = zip(request_ids, zip(starts, self.drafted, strict=False), strict=True)
+            self._rows = {request_id: row for request_id, row in rows if row[1]}
 
-    def find(self, request_id: str, scheduled: Sequence[int]) -> slice | None:
-        """Positions whose drafts are exactly ``scheduled`` (maybe cut short), or None when they are
-        not ours.
+    def find(self, request_id: str, scheduled: Sequence[int]) -> int | None:
+        """Where the drafts of a request begin that are exactly ``scheduled`` (maybe cut short), or
+        None when those are not ours.
         """
-        if self._drafts is None or request_id not in self._bounds:
-            return None
-        start, end = self._bounds[request_id]
-        end = min(end, start + len(scheduled))
-        if end - start < len(scheduled):
-            return None
-        if self._drafts.token_ids[start:end].tolist() != list(scheduled):
-            return None
-        return slice(start, end)
+        start, drafted = self._rows.get(request_id, (0, []))
+        is_ours = len(scheduled) > 0 and drafted[: len(scheduled)] == list(scheduled)
+        return start if is_ours else None
 
-    def distributions(self, at: slice) -> tuple[IntArray, FloatArray]:
-        """Support [n, 8] and probabilities [n, 8] of drafts found by `find`."""
+    def distributions(
+        self, starts: Sequence[int], lengths: Sequence[int]
+    ) -> tuple[IntArray, FloatArray]:
+        """Support [n, 8] and probabilities [n, 8] of so many positions from each start on."""
         assert self._drafts is not None
+        ends = np.cumsum(lengths)
+        at = np.arange(ends[-1]) + np.repeat(np.asarray(starts) - (ends - lengths), lengths)
         return self._drafts.q_token_ids[at], self._drafts.q_probs[at]

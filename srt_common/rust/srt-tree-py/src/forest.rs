@@ -51,7 +51,8 @@ impl Forest {
 impl Forest {
     #[new]
     #[pyo3(signature = (*, engine_id, max_bytes, seed, soft_targets = true,
-        max_recent_positions = 32, num_threads = 1, max_early_tokens = 1 << 20, max_outbox_tokens = 1 << 22))]
+        max_recent_positions = 32, num_threads = 1, max_early_tokens = 1 << 20,
+        max_outbox_tokens = 1 << 22))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python signature")]
     fn new(
         engine_id: &Bound<'_, PyAny>,

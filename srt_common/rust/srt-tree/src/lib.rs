@@ -34,6 +34,7 @@ mod origin;
 mod outbox;
 pub mod packed;
 mod paged;
+mod propose;
 mod recency;
 mod recorded;
 mod rng;

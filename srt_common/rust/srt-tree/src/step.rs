@@ -6,13 +6,11 @@
 //!   threads there are.
 //! * Everything is learned from the verification of an earlier step, as it is delivered.
 
-use std::thread;
-
-use crate::draft::{Draft, Drafted, Drafter, Drafts, Draw, Independent, Limits};
+use crate::draft::{Draft, Drafted, Drafts, Draw, Independent};
 use crate::error::{Result, TreeError};
-use crate::estimate::View;
 use crate::forest::{Forest, SWEPT_PER_TOKEN, check_token_ids, token_ids};
 use crate::origin::{Origin, PromptKey, RowId, SequenceId, TokenId};
+use crate::propose::MIN_ROWS_PER_THREAD;
 use crate::rng::{Rng, mix};
 use crate::row::{Row, RowRequest};
 use crate::soft::{MIN_PROBABILITY, SoftRow, SoftTarget};
@@ -22,9 +20,6 @@ use crate::tree::Destination;
 
 /// Most tokens a row may draft in one step.
 pub const MAX_DRAFT_TOKENS: i32 = 128;
-
-/// A thread drafts for at least so many rows: to start it takes as long as drafting for a few.
-const MIN_ROWS_PER_THREAD: usize = 32;
 
 /// Probabilities may exceed 1 by rounding, not by more.
 const MAX_PROBABILITY: f32 = 1.01;
@@ -164,8 +159,9 @@ impl Forest {
     /// When the arrays do not fit together or hold what they may not.
     pub fn step(&mut self, step: &Step<'_>) -> Result<Drafts> {
         self.take_in_all(step)?;
-        let num_parts = (step.rows.len() / MIN_ROWS_PER_THREAD).clamp(1, self.estimators.len());
-        Ok(self.propose(step, &mut vec![Independent; num_parts]))
+        let num_drafting = step.max_draft_tokens.iter().filter(|&&it| it > 0).count();
+        let num_threads = (num_drafting / MIN_ROWS_PER_THREAD).clamp(1, self.estimators.len());
+        Ok(self.propose(step, &mut vec![Independent; num_threads]))
     }
 
     /// `step` with draws made by the caller, on one thread: for replays of recorded text, whose
@@ -281,94 +277,11 @@ impl Forest {
         let items = pairs.map(|(token, row)| (token, *row));
         row.is_kept = self.append(key, to, items, num_targets);
     }
-
-    // -- second half: drafting -------------------------------------------------------------------
-
-    /// Drafts for all rows, on as many threads as there are draws.
-    fn propose<D: Draw + Send>(&mut self, step: &Step<'_>, draws: &mut [D]) -> Drafts {
-        let view = View {
-            trees: &self.trees,
-            index: &self.index,
-            tables: &self.tables,
-            soft_targets: self.config.soft_targets,
-            max_recent: self.config.max_recent_positions,
-        };
-        let engine_id = self.config.engine_id;
-        let mut rows: Vec<Option<&mut Row>> = step.rows.iter().map(|_| None).collect();
-        for row in self.rows.values_mut().filter(|row| row.last_step == self.num_steps) {
-            let place = row.place;
-            rows[place] = Some(row);
-        }
-        let num_rows = rows.len().div_ceil(draws.len()).max(1);
-        let mut parts: Vec<_> = rows
-            .chunks_mut(num_rows)
-            .zip(self.estimators.iter_mut().zip(draws))
-            .enumerate()
-            .map(|(n, (rows, (estimator, draw)))| Part {
-                rows,
-                first: n * num_rows,
-                drafter: Drafter::new(view, engine_id, estimator, draw),
-                totals: None,
-            })
-            .collect();
-        if let Some((own, others)) = parts.split_first_mut() {
-            thread::scope(|scope| {
-                for part in others {
-                    // One that cannot be started leaves its rows to this thread.
-                    let _ = thread::Builder::new().spawn_scoped(scope, || part.draft(step));
-                }
-                own.draft(step);
-            });
-        }
-        let mut drafts = Drafts { offsets: vec![0], ..Drafts::default() };
-        for mut part in parts {
-            part.draft(step);
-            self.totals.add(&part.totals.unwrap_or_default());
-            drafts.append(part.drafter.drafts);
-        }
-        drafts
-    }
-}
-
-/// Rows that one thread drafts for.
-struct Part<'a> {
-    /// All of them are there: a row is missing only between two halves of another step.
-    rows: &'a mut [Option<&'a mut Row>],
-    /// Place in the batch of the first.
-    first: usize,
-    drafter: Drafter<'a>,
-    /// None until they have been drafted for.
-    totals: Option<RowStats>,
-}
-
-impl Part<'_> {
-    /// Drafts for the rows, if nobody has.
-    fn draft(&mut self, step: &Step<'_>) {
-        if self.totals.is_some() {
-            return;
-        }
-        let mut totals = RowStats::default();
-        let trees = self.drafter.view.trees;
-        for (at, row) in (self.first..).zip(self.rows.iter_mut().flatten()) {
-            let stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
-            let max_tokens = (step.max_draft_tokens[at] as usize).min(row.max_draft());
-            let tree = row.tree.and_then(|slot| trees[slot as usize].as_deref());
-            let mut matched = 0;
-            if let Some(tree) = tree.filter(|_| max_tokens > 0 && row.mode != Mode::Off) {
-                let limits = Limits { max_tokens, min_survival: step.min_survival };
-                matched = self.drafter.propose(RowId(step.rows[at]), row, tree, limits);
-            }
-            self.drafter.end_row(matched);
-            row.stats.add(&stats);
-            totals.add(&stats);
-        }
-        self.totals = Some(totals);
-    }
 }
 
 impl Step<'_> {
     /// Decoding passes that a row's news took: without a verified draft each token took its own.
-    fn num_passes(&self, at: usize) -> u64 {
+    pub(crate) fn num_passes(&self, at: usize) -> u64 {
         let num_new = self.new_offsets[at + 1] - self.new_offsets[at];
         if self.num_verified[at] > 0 { 1 } else { u64::from(num_new.max(1).unsigned_abs()) }
     }

@@ -208,7 +208,7 @@ class Forest:
             soft_targets: drafts follow the recorded probabilities (gamma 1); otherwise sampled
                 tokens count as one observation each (gamma 1.5).
             max_recent_positions: positions read per chain look-up.
-            num_threads: that draft for a large batch, 32 rows each or more; 0: a quarter of the
+            num_threads: that draft for a large batch, 64 rows each or more; 0: a quarter of the
                 cores that this process may use, at most 8. Drafts do not depend on it.
             max_early_tokens: bound on tokens that wait for the ones before them.
             max_outbox_tokens: bound on own tokens waiting for `drain`; the oldest go first.

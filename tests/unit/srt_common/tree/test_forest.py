@@ -325,24 +325,28 @@ def test_threads_may_share_a_forest() -> None:
 
 
 # -- threads ---------------------------------------------------------------------------------------
-NUM_ROWS = 150
+NUM_ROWS = 301
 ARRAYS = ("offsets", "token_ids", "q_token_ids", "q_probs", "survival", "match_length")
 
 
 def decoded(forest: PromptForest) -> list[Drafts]:
-    """What rows of three prompts are drafted over some steps; half of each draft is accepted."""
+    """What rows of three prompts are drafted over some steps, each up to its limit; half of a draft
+    is accepted. The batch has an order of its own, and not all open rows.
+    """
     choice = np.random.default_rng(5)
     keys = [PromptKey(bytes([n]) * 16) for n in range(3)]
     for n in range(60):
         text = (np.cumsum(choice.integers(0, 3, 80)) % 40).tolist()
         extend(forest, update(text, sequence_id=n, key=keys[n % 3]))
-    rows = [open_row(forest, sequence_id=100 + n, key=keys[n % 3]) for n in range(NUM_ROWS)]
+    opened = [open_row(forest, sequence_id=100 + n, key=keys[n % 3]) for n in range(NUM_ROWS + 9)]
+    rows = choice.permutation(np.array(opened, np.uint64))[:NUM_ROWS]
+    limits = choice.integers(0, 9, NUM_ROWS).astype(np.int32)
     lengths, found = np.zeros(NUM_ROWS, np.int32), []
     tokens = [[int(token), int(token) + 1] for token in choice.integers(0, 39, NUM_ROWS)]
     for _ in range(6):
         ends = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
         drafts = forest.step(
-            np.array(rows, np.uint64),
+            rows,
             ends,
             np.array([token for row in tokens for token in row], np.int32),
             lengths,
@@ -350,7 +354,7 @@ def decoded(forest: PromptForest) -> list[Drafts]:
             NO_TOKENS,
             NO_TOKENS,
             NO_PROBS,
-            np.full(NUM_ROWS, 8, np.int32),
+            limits,
             0.0,
         )
         found.append(drafts)

@@ -30,13 +30,14 @@ def sparse(q: Tensor, rows: int) -> SparseDraft:
     return SparseDraft(token_ids.repeat(rows, 1), probs.repeat(rows, 1))
 
 
-def first_tokens(drafted: Tensor, draft: SparseDraft) -> np.ndarray:
-    """What one request each emits first, for as many requests as there are drafts."""
+def first_tokens(drafted: Tensor, draft: SparseDraft, *temperatures: float) -> np.ndarray:
+    """What one request each emits first, for as many requests as there are drafts; they take the
+    temperatures in turn.
+    """
     rows = len(drafted)
     bonus = torch.multinomial(P, rows, replacement=True)[:, None].to(torch.int32)
-    result = verify_drafts(
-        drafted, [1] * rows, draft, P.log().repeat(rows, 1), bonus, metadata(rows)
-    )
+    sampling = metadata(rows, *temperatures)
+    result = verify_drafts(drafted, [1] * rows, draft, P.log().repeat(rows, 1), bonus, sampling)
     return result.output_token_ids[:, 0].numpy()
 
 
@@ -109,6 +110,13 @@ def test_greedy_requests_accept_exactly_the_argmax_prefix() -> None:
     assert result.output_token_ids.tolist() == [[1, 2, 3, -1], [0, 4, 5, -1], [5, -1, -1, -1]]
 
 
+def test_greedy_requests_beside_sampled_ones_leave_these_their_distribution() -> None:
+    drafted = torch.multinomial(Q, 2 * DRAWS, replacement=True)
+    found = first_tokens(drafted, sparse(Q, 2 * DRAWS), 0.0, 1.0)
+    assert set(found[::2].tolist()) == {int(P.argmax())}
+    assert p_value(found[1::2]) > 1e-3
+
+
 def test_a_request_without_drafts_gets_its_bonus_token() -> None:
     result = verify([[0], []], P.log()[None], temperature=1.0)
     assert result.output_token_ids[1].tolist() == [5, -1]
@@ -135,7 +143,7 @@ def test_expand_repeats_a_value_per_request_and_replaces_zero() -> None:
 
 
 def test_raw_bonus_logits_are_processed_like_the_sampler_does() -> None:
-    sampling = metadata(2, temperature=0.5)
+    sampling = metadata(2, 0.5)
     logits = torch.randn(2, V)
     found = sampler.bonus_probs(logits, sampling, is_processed=False)
     assert torch.allclose(found, (logits / 0.5).softmax(-1), atol=1e-6)

@@ -56,7 +56,7 @@ def test_rows_left_out_of_the_batch_are_skipped(record: StepRecord) -> None:
 
 
 def test_greedy_rows_have_no_soft_targets(record: StepRecord) -> None:
-    record.on_bonus(one_hot_rows([4, 3, 0]).log(), metadata(3, temperature=0.0))
+    record.on_bonus(one_hot_rows([4, 3, 0]).log(), metadata(3, 0.0))
     soft = record.soft_rows([0], [3], is_processed=True)
     assert soft.offsets.tolist() == [0, 0, 0, 0]
 

@@ -124,12 +124,14 @@ def attach(runner: Any, listener: VerificationListener) -> None:
         ConfigurationError: vLLM's version or one of the signatures relied on is not known.
     """
     check_version()
-    _check_signature(rejection_sampler.rejection_sample, REJECTION_SAMPLE_PARAMETERS)
-    _check_signature(rejection_sampler.expand_batch_to_tokens, EXPAND_PARAMETERS)
     stock = runner.rejection_sampler
-    _check_signature(type(stock)._get_logprobs_tensors, LOGPROBS_PARAMETERS)
-    _check_signature(type(runner)._sample, SAMPLE_PARAMETERS)
-    _check_signature(type(runner)._calc_spec_decode_metadata, METADATA_PARAMETERS)
+    _check_signature(
+        rejection_sampler, "rejection_sample", REJECTION_SAMPLE_PARAMETERS, may_have_more=True
+    )
+    _check_signature(rejection_sampler, "expand_batch_to_tokens", EXPAND_PARAMETERS)
+    _check_signature(type(stock), "_get_logprobs_tensors", LOGPROBS_PARAMETERS)
+    _check_signature(type(runner), "_sample", SAMPLE_PARAMETERS)
+    _check_signature(type(runner), "_calc_spec_decode_metadata", METADATA_PARAMETERS)
     _check_engine(runner)
 
     def draft_probs(metadata: Any) -> DraftInFlight:
@@ -230,16 +232,31 @@ def _wrap_rejection_sample() -> None:
     rejection_sampler.rejection_sample = rejection_sample
 
 
-def _check_signature(function: Callable[..., Any], expected: tuple[str, ...]) -> None:
-    found = tuple(inspect.signature(inspect.unwrap(function)).parameters)[: len(expected)]
-    if found != expected:
-        raise ConfigurationError(
-            faults=[
-                f"vllm {vllm.__version__}: {function.__name__} takes ({', '.join(found)}); "
-                f"the SRT drafter knows ({', '.join(expected)}), as in vllm "
-                f"{_dotted(OLDEST_SUPPORTED)} to {_dotted(NEWEST_SUPPORTED)}"
-            ]
-        )
+def _check_signature(
+    owner: object, name: str, expected: tuple[str, ...], *, may_have_more: bool = False
+) -> None:
+    """Refuse a function that is not the one we stand in for.
+
+    Args:
+        owner: module or class that has it.
+        name: of the function.
+        expected: its parameters in their order.
+        may_have_more: further ones may follow; ours passes them on.
+    """
+    function = getattr(owner, name, None)
+    found = (
+        () if function is None else tuple(inspect.signature(inspect.unwrap(function)).parameters)
+    )
+    if found == expected or (may_have_more and found[: len(expected)] == expected):
+        return
+    takes = "is missing" if function is None else f"takes ({', '.join(found)})"
+    raise ConfigurationError(
+        faults=[
+            f"vllm {vllm.__version__}: {name} {takes}; the SRT drafter knows "
+            f"({', '.join(expected)}), as in vllm "
+            f"{_dotted(OLDEST_SUPPORTED)} to {_dotted(NEWEST_SUPPORTED)}"
+        ]
+    )
 
 
 def _check_engine(runner: Any) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from vllm.distributed.parallel_state import get_tp_group
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from srt_common import keys
 from srt_common.clock import SystemClock
@@ -178,9 +178,8 @@ class TreeDrafter:
         if drafts is None:
             return proposed
         self._book = DraftBook(batch.request_ids, drafts)
-        tokens = drafts.token_ids.tolist()
-        for row, (start, end) in zip(rows, pairwise(drafts.offsets.tolist()), strict=True):
-            proposed[row] = tokens[start:end]
+        for row, drafted in zip(rows, self._book.drafted, strict=True):
+            proposed[row] = drafted.copy()  # the engine may change its own
         return proposed
 
     # -- compat.VerificationListener
@@ -197,23 +196,26 @@ class TreeDrafter:
         num_total = sum(num_draft_tokens)
         ids = np.zeros((num_total, MAX_SOFT_TARGETS), dtype=np.int64)
         probs = np.zeros((num_total, MAX_SOFT_TARGETS), dtype=np.float32)
-        self._record.num_draft_tokens = num_draft_tokens
-        end = 0
+        starts, lengths, is_ours, end = [], [], [], 0
         request_ids = self._runner.input_batch.req_ids
         for request_id, count in zip(request_ids, num_draft_tokens, strict=False):
-            start, end = end, end + count
-            scheduled = self._scheduled.get(request_id, ())
-            found = self._book.find(request_id, scheduled) if count else None
-            is_ours = found is not None and count == len(scheduled)
-            self._record.is_ours.append(is_ours)
-            if is_ours and found is not None:
-                ids[start:end], probs[start:end] = self._book.distributions(found)
+            end += count
+            scheduled = self._scheduled.get(request_id, ()) if count else ()
+            start = self._book.find(request_id, scheduled)
+            is_ours.append(start is not None and count == len(scheduled))
+            if start is not None and is_ours[-1]:
+                starts.append(start)
+                lengths.append(count)
             elif count:
                 drafted = np.asarray(scheduled[:count], dtype=np.int64)
-                ids[start:end, 0] = np.maximum(drafted, 0)
-                probs[start:end, 0] = drafted >= 0
+                ids[end - count : end, 0] = np.maximum(drafted, 0)
+                probs[end - count : end, 0] = drafted >= 0
+        if starts:
+            known = np.repeat(is_ours, num_draft_tokens)
+            ids[known], probs[known] = self._book.distributions(starts, lengths)
+        self._record.num_draft_tokens, self._record.is_ours = num_draft_tokens, is_ours
         device = self._runner.device
-        draft = SparseDraft(torch.from_numpy(ids).to(device), torch.from_numpy(probs).to(device))
+        draft = SparseDraft(async_tensor_h2d(ids, device), async_tensor_h2d(probs, device))
         if num_total == 0 or _tensor_parallel_size(self._config) == 1:
             return draft  # nothing to agree on, and the lead may not come here in a plain step
         return _of_first_rank(draft)
@@ -298,7 +300,7 @@ class TreeDrafter:
 
     def _news(self, request_id: str, token_ids: NDArray[np.int32], end: int) -> NDArray[np.int32]:
         """What a request sampled since the trees last heard of it, of its first ``end`` tokens."""
-        return token_ids[self._drafter.num_known(request_id) : end].astype(np.int32)
+        return token_ids[self._drafter.num_known(request_id) : end].astype(np.int32, copy=False)
 
     def _batch(
         self,

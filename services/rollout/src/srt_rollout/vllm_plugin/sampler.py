@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
@@ -125,7 +126,7 @@ def layout_of(num_draft_tokens: tuple[int, ...], device: torch.device) -> Layout
     outputs = (requests[:, None] * (longest + 1) + steps)[is_valid]
     emitted_at = np.concatenate((outputs, requests * (longest + 1) + lengths))
     parts = (lengths, starts, flat[:, :longest], is_valid[:, :longest], emitted, emitted_at)
-    return Layout(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
+    return Layout(*(async_tensor_h2d(part, device) for part in parts))
 
 
 def _accept_random(

@@ -39,7 +39,7 @@ class DrafterSettings(ServiceSettings):
     """Earlier positions looked at per context order; more is slower and drafts slightly better."""
 
     num_threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """That draft for a large batch, 32 rows each or more; 0: a quarter of the cores that this
+    """That draft for a large batch, 64 rows each or more; 0: a quarter of the cores that this
     process may use, at most 8."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
