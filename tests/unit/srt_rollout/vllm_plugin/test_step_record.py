@@ -67,6 +67,29 @@ def test_improbable_tokens_are_dropped(record: StepRecord) -> None:
     assert soft.probs[0] == pytest.approx(1 / 1.004)
 
 
+def test_many_rows_are_taken_in_the_order_of_the_batch() -> None:
+    """More positions than are looked at together, of both kinds."""
+    choice = np.random.default_rng(3)
+    lengths = choice.integers(0, 4, 400)
+    emitted = [int(choice.integers(1, length + 2)) for length in lengths]
+    target = choice.integers(0, V, lengths.sum()).tolist()
+    bonus = choice.integers(0, V, len(lengths)).tolist()
+    record = StepRecord()
+    record.num_draft_tokens, record.is_ours = lengths.tolist(), [True] * len(lengths)
+    overlap = torch.zeros(len(target))
+    record.verification = Verification(torch.empty(0), overlap, one_hot_rows(target))
+    record.on_bonus(one_hot_rows(bonus).log(), metadata(len(lengths)))
+    rows = [row for row in range(len(lengths)) if row % 7]
+    starts = np.cumsum(lengths) - lengths
+    expected = [
+        token
+        for row in rows
+        for token in [*target[starts[row] :][: lengths[row]], bonus[row]][: emitted[row]]
+    ]
+    assert len(expected) > 512
+    assert peaks(record, rows, [emitted[row] for row in rows]) == expected
+
+
 def test_overlap_after_the_first_refusal_is_unknown(record: StepRecord) -> None:
     overlap = record.overlap([0, 1, 2], [1, 1, 1])
     assert overlap[0] == pytest.approx(0.9)

@@ -78,11 +78,10 @@ class TreeDrafter:
             max_recent_positions=settings.max_recent_positions,
             num_threads=settings.num_threads,
         )
-        self._drafter = Drafter(
-            self.forest,
-            max_draft_tokens=self._config.speculative_config.num_speculative_tokens,
-            min_survival=1.0 if self._mode == MODE_OFF else settings.min_survival,
-        )
+        is_off = self._mode == MODE_OFF
+        limit = 0 if is_off else self._config.speculative_config.num_speculative_tokens
+        min_survival = 1.0 if is_off else settings.min_survival
+        self._drafter = Drafter(self.forest, max_draft_tokens=limit, min_survival=min_survival)
         self._timer = StepTimer(SystemClock())
         self._book = DraftBook((), None)
         self._record = StepRecord()

@@ -23,6 +23,7 @@ from srt_rollout.vllm_plugin.sampler import (
 
 MAX_SOFT_TARGETS = 8
 MIN_SOFT_PROB = 0.004
+_ROWS_AT_ONCE = 256
 
 
 class StepRecord:
@@ -75,18 +76,19 @@ class StepRecord:
         if self._bonus_logits is None or self._sampling is None or not rows:
             return NO_SOFT_ROWS
         bonus = bonus_probs(self._bonus_logits, self._sampling, is_processed=is_processed)
-        probs = bonus
-        if self.verification is not None:
-            probs = torch.cat((self.verification.target_probs, bonus))
+        target = bonus[:0] if self.verification is None else self.verification.target_probs
         index, is_greedy = self._emitted(rows, num_emitted)
-        k = min(MAX_SOFT_TARGETS, probs.shape[1])
-        top = probs[torch.from_numpy(index).to(probs.device)].topk(k, dim=1)
-        values = top.values.cpu().numpy()
+        is_target = index < len(target)
+        top = [*_top(target, index[is_target]), *_top(bonus, index[~is_target] - len(target))]
+        order = np.argsort(~is_target, kind="stable")
+        values = np.empty((len(index), top[0].values.shape[1]), dtype=np.float32)
+        ids = np.empty(values.shape, dtype=np.int32)
+        values[order] = torch.cat([part.values for part in top]).cpu().numpy()
+        ids[order] = torch.cat([part.indices for part in top]).cpu().numpy()
         keep = (values >= MIN_SOFT_PROB) & ~is_greedy[:, None]
         offsets = np.zeros(len(index) + 1, dtype=np.int32)
         np.cumsum(keep.sum(1), out=offsets[1:])
-        ids = top.indices.cpu().numpy()[keep].astype(np.int32)
-        return SoftRows(offsets, ids, values[keep].astype(np.float32, copy=False))
+        return SoftRows(offsets, ids[keep], values[keep])
 
     def _emitted(
         self, rows: Sequence[int], num_emitted: Sequence[int]
@@ -111,3 +113,13 @@ class StepRecord:
         if self._sampling.all_random or self._sampling.temperature is None:
             return np.zeros(num_rows, dtype=np.bool_)
         return np.asarray(self._sampling.temperature.cpu().numpy() == GREEDY_TEMPERATURE)
+
+
+def _top(probs: Tensor, rows: NDArray[np.int64]) -> Sequence[torch.return_types.topk]:
+    """The largest probabilities of some rows of [N, V], part by part: a copy of all of them would
+    take gigabytes where rows and vocabulary are many.
+    """
+    k = min(MAX_SOFT_TARGETS, probs.shape[1])
+    index = torch.from_numpy(rows).to(probs.device)
+    starts = range(0, max(1, len(rows)), _ROWS_AT_ONCE)
+    return [probs[index[at : at + _ROWS_AT_ONCE]].topk(k, dim=1) for at in starts]
