@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +110,17 @@ class Proposal:
         np.cumsum(lengths, out=offsets[1:])
         if offsets[-1] == self.offsets[-1]:
             return self
-        kept = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1] - offsets[:-1], lengths)
+        kept = places_of(self.offsets[:-1], lengths)
         return Proposal(offsets, self.token_ids[kept], self.q_token_ids[kept], self.q_probs[kept])
+
+
+def places_of(
+    starts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]
+) -> NDArray[np.int64]:
+    """[sum(lengths)] indices of runs, one after another: ``lengths[i]`` from ``starts[i]`` on."""
+    ends = np.cumsum(lengths)
+    places: NDArray[np.int64] = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    return places
 
 
 class _Turns:
@@ -259,6 +269,5 @@ class DraftBook:
     ) -> tuple[IntArray, FloatArray]:
         """Support [n, 8] and probabilities [n, 8] of so many positions from each start on."""
         assert self._drafts is not None
-        ends = np.cumsum(lengths)
-        at = np.arange(ends[-1]) + np.repeat(np.asarray(starts) - (ends - lengths), lengths)
+        at = places_of(np.asarray(starts), np.asarray(lengths))
         return self._drafts.q_token_ids[at], self._drafts.q_probs[at]

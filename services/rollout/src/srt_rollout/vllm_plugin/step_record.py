@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.v1.sample.metadata import SamplingMetadata
 
-from srt_rollout.drafter import NO_SOFT_ROWS, FloatArray, IntArray, SoftRows
+from srt_rollout.drafter import NO_SOFT_ROWS, FloatArray, IntArray, SoftRows, places_of
 from srt_rollout.vllm_plugin.sampler import (
     GREEDY_TEMPERATURE,
     Verification,
@@ -101,7 +101,7 @@ class StepRecord:
         lengths = np.asarray(self.num_draft_tokens or [0] * len(self._bonus_logits))
         num_target = 0 if self.verification is None else int(lengths.sum())
         starts, ends = np.cumsum(lengths) - lengths, np.cumsum(emitted)
-        index = np.arange(ends[-1]) + np.repeat(starts[at] - (ends - emitted), emitted)
+        index = places_of(starts[at], emitted)
         is_whole = emitted == lengths[at] + 1
         index[ends[is_whole] - 1] = num_target + at[is_whole]
         return index, np.repeat(self._greedy_rows(len(lengths))[at], emitted)
