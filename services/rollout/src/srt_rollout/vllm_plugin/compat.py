@@ -26,8 +26,8 @@ from srt_common.errors import ConfigurationError
 from srt_rollout.vllm_plugin.sampler import (
     SparseDraft,
     Verification,
+    emitted_rows,
     expand_batch_to_tokens,
-    layout_of,
     verify_drafts,
 )
 
@@ -174,10 +174,9 @@ def logprobs_tensors(
     """What `RejectionSampler._get_logprobs_tensors` gives, computed once per position [N+B] and
     not once per place of the padded output [B*(L+1)].
     """
-    layout = layout_of(tuple(metadata.num_draft_tokens), target_logits.device)
-    at = layout.emitted
+    at, places = emitted_rows(metadata.num_draft_tokens, target_logits.device)
     logits = torch.cat((target_logits, bonus_logits)).to(torch.float32)
-    tokens = sampled_token_ids.flatten()[layout.emitted_at].to(torch.int64).clamp_(min=0)
+    tokens = sampled_token_ids.flatten()[places].to(torch.int64).clamp_(min=0)
     values = logits if stock.is_logits_logprobs_mode else stock.sampler.compute_logprobs(logits)
     of_token = values.gather(1, tokens[:, None])
     ranks = (values >= of_token).sum(1)

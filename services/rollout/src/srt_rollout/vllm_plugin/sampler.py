@@ -14,8 +14,8 @@ V vocabulary, S = 8 pairs of a sparse distribution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def verify_drafts(
         bonus_token_ids: [B, 1] drawn from p after the whole draft.
         sampling: of the B requests; rows with temperature 0 accept the argmax only.
     """
-    layout = layout_of(tuple(num_draft_tokens), target_logits.device)
+    layout = _Layout.of(num_draft_tokens, target_logits.device)
     drafted = draft_token_ids.to(torch.int64)
     probs = target_logits.softmax(dim=-1, dtype=torch.float32)
     overlap = torch.minimum(probs.gather(1, draft.token_ids), draft.probs).sum(1)
@@ -94,10 +94,8 @@ def verify_drafts(
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the B requests' drafts lie in the flat [N] order, and their outputs in [N target rows,
-    then B bonus rows].
-    """
+class _Layout:
+    """Where the B requests' drafts lie in the flat [N] order."""
 
     lengths: Tensor
     """[B]"""
@@ -107,26 +105,32 @@ class Layout:
     """[B, L] index into [N], clamped where a request has fewer drafts."""
     is_valid: Tensor
     """[B, L]"""
-    emitted: Tensor
-    """[B*(L+1)] row of each output position in [N+B]; behind a request's last its bonus row."""
-    emitted_at: Tensor
-    """[N+B] output position in [B*(L+1)] of each row."""
+
+    @classmethod
+    def of(cls, num_draft_tokens: Sequence[int], device: torch.device) -> _Layout:
+        lengths = np.asarray(num_draft_tokens, dtype=np.int64)
+        starts, steps = lengths.cumsum() - lengths, np.arange(lengths.max())
+        flat = np.minimum(starts[:, None] + steps, lengths.sum() - 1)
+        parts = (lengths, starts, flat, steps < lengths[:, None])
+        return cls(*(async_tensor_h2d(part, device) for part in parts))
 
 
-@lru_cache(maxsize=1)
-def layout_of(num_draft_tokens: tuple[int, ...], device: torch.device) -> Layout:
-    """The layout of a step; asked for by its verification and by its log-probabilities."""
+def emitted_rows(num_draft_tokens: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which of the N target rows, then B bonus rows, speaks for each place of the output.
+
+    Returns:
+        [B*(L+1)] row of each place; behind a request's last its bonus row.
+        [N+B] place of each row.
+    """
     lengths = np.asarray(num_draft_tokens, dtype=np.int64)
-    requests = np.arange(len(lengths))
-    num_total, longest = int(lengths.sum()), int(lengths.max())
-    starts, steps = lengths.cumsum() - lengths, np.arange(longest + 1)
+    requests, steps = np.arange(len(lengths)), np.arange(lengths.max() + 1)
+    starts = lengths.cumsum() - lengths
     is_valid = steps < lengths[:, None]
-    flat = np.minimum(starts[:, None] + steps, num_total - 1)
-    emitted = np.where(is_valid, flat, num_total + requests[:, None]).ravel()
-    outputs = (requests[:, None] * (longest + 1) + steps)[is_valid]
-    emitted_at = np.concatenate((outputs, requests * (longest + 1) + lengths))
-    parts = (lengths, starts, flat[:, :longest], is_valid[:, :longest], emitted, emitted_at)
-    return Layout(*(async_tensor_h2d(part, device) for part in parts))
+    bonus = lengths.sum() + requests
+    rows = np.where(is_valid, starts[:, None] + steps, bonus[:, None]).ravel()
+    places = requests[:, None] * len(steps) + steps
+    of_rows = np.concatenate((places[is_valid], places[requests, lengths]))
+    return async_tensor_h2d(rows, device), async_tensor_h2d(of_rows, device)
 
 
 def _accept_random(
@@ -147,7 +151,7 @@ def _accept_random(
     return (q_x > 0) & (uniforms * q_x <= p_x)
 
 
-def _greedy_rows(sampling: SamplingMetadata, layout: Layout) -> Tensor:
+def _greedy_rows(sampling: SamplingMetadata, layout: _Layout) -> Tensor:
     """[B] bool: requests with temperature 0."""
     if sampling.all_greedy or sampling.temperature is None:
         return torch.ones_like(layout.lengths, dtype=torch.bool)
