@@ -52,6 +52,11 @@ class Decoded:
     """Draft tokens verified in each engine step."""
 
     @property
+    def seconds_per_token(self) -> float:
+        """Over all rollouts of the load."""
+        return self.seconds / sum(self.lengths)
+
+    @property
     def tokens_per_step(self) -> float:
         """Generated tokens by request-steps."""
         return sum(self.lengths) / max(1, sum(self.rows))
