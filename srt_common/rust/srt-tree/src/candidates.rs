@@ -112,10 +112,11 @@ impl Search {
         let mut num_left = asked.max_recent;
         let mut position = tree.heads[chain].get(fragment);
         while position != NONE && num_left > 0 {
+            let next = tree.arena.next(chain, position);
             if tree.arena.is_live(position) {
                 num_left -= self.accept(tree, position, chain, asked.context);
             }
-            position = tree.arena.next(chain, position);
+            position = next;
         }
         self.floor = CHAIN_ORDERS[chain];
     }

@@ -150,6 +150,11 @@ impl<'a> Drafter<'a> {
         self.drafts.offsets.push(self.drafts.token_ids.len() as i32);
     }
 
+    /// Fetches what the draft of a row begins with, without waiting.
+    pub(crate) fn touch(&self, tree: &Tree, row: &Row) {
+        tree.touch(&self.view.index.hashes(&row.tail), self.view.index);
+    }
+
     /// Drafts what may follow a row's text in its tree. Returns the match length.
     pub(crate) fn propose(
         &mut self,

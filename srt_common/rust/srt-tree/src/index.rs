@@ -82,6 +82,11 @@ impl GlobalIndex {
         ContextHashes::new(self.salt, context)
     }
 
+    /// Reads the heads of a context's chains and does not wait for them (`Heads::touch`).
+    pub(crate) fn touch(&self, hashes: &ContextHashes) -> u32 {
+        hashes.chains(0).fold(0, |sum, (chain, it)| sum ^ self.heads[chain].touch(it))
+    }
+
     /// Puts a position at the head of the chains of orders above `above` that its context reaches;
     /// returns how many nodes that took.
     pub(crate) fn push(

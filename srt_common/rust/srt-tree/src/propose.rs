@@ -13,6 +13,7 @@ use crate::row::Row;
 use crate::stats::RowStats;
 use crate::step::Step;
 use crate::tables::Mode;
+use crate::tree::Tree;
 
 /// A thread drafts for at least so many rows: to start it takes as long as drafting for a few.
 pub(crate) const MIN_ROWS_PER_THREAD: usize = 64;
@@ -75,27 +76,39 @@ struct Part<'a> {
     totals: Option<RowStats>,
 }
 
-impl Part<'_> {
-    /// Drafts for the rows, if nobody has.
+impl<'a> Part<'a> {
+    /// Drafts for the rows, if nobody has. What the next row begins with is on its way from memory
+    /// meanwhile.
     fn draft(&mut self, step: &Step<'_>) {
         if self.totals.is_some() {
             return;
         }
         let mut totals = RowStats::default();
-        let trees = self.drafter.view.trees;
-        for (at, row) in (self.first..).zip(self.rows.iter_mut()) {
+        let mut asked = self.asked(0, step);
+        for n in 0..self.rows.len() {
+            let next = self.asked(n + 1, step);
+            if let Some((tree, _)) = next {
+                self.drafter.touch(tree, self.rows[n + 1]);
+            }
+            let at = self.first + n;
             let stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
-            let max_tokens = (step.max_draft_tokens[at] as usize).min(row.max_draft());
-            let tree = row.tree.and_then(|slot| trees[slot as usize].as_deref());
             let mut matched = 0;
-            if let Some(tree) = tree.filter(|_| max_tokens > 0 && row.mode != Mode::Off) {
+            if let Some((tree, max_tokens)) = std::mem::replace(&mut asked, next) {
                 let limits = Limits { max_tokens, min_survival: step.min_survival };
-                matched = self.drafter.propose(RowId(step.rows[at]), row, tree, limits);
+                matched = self.drafter.propose(RowId(step.rows[at]), self.rows[n], tree, limits);
             }
             self.drafter.end_row(matched);
-            row.stats.add(&stats);
+            self.rows[n].stats.add(&stats);
             totals.add(&stats);
         }
         self.totals = Some(totals);
+    }
+
+    /// The tree that the `n`th of the rows is to draft from, and how many tokens at most.
+    fn asked(&self, n: usize, step: &Step<'_>) -> Option<(&'a Tree, usize)> {
+        let row = self.rows.get(n)?;
+        let tree = self.drafter.view.trees[row.tree? as usize].as_deref()?;
+        let max_tokens = (step.max_draft_tokens[self.first + n] as usize).min(row.max_draft());
+        (max_tokens > 0 && row.mode != Mode::Off).then_some((tree, max_tokens))
     }
 }

@@ -10,6 +10,8 @@
 //! * Removed blocks stay, marked dead and skipped by readers, until the dead are a quarter of the
 //!   tree: removal costs what goes.
 
+use std::hint::black_box;
+
 use hashbrown::HashMap;
 
 use crate::arena::{Arena, join, split};
@@ -186,12 +188,21 @@ impl Tree {
         let last = self.last_block_before(slot);
         let mut text = self.arena.text_before(last, BLOCK_TOKENS, MAX_CHAIN_ORDER);
         let num_before = text.len();
+        // A position is linked while what the next one needs is on its way from memory.
+        let mut waiting = None;
         for (token, row) in items {
             let position = self.push(slot, token, &row, to.is_observation);
             if !to.is_observation {
-                self.link_everywhere(slot, position, &index.hashes(&text), 0, index);
+                let hashes = index.hashes(&text);
+                self.touch(&hashes, index);
+                if let Some((position, hashes)) = waiting.replace((position, hashes)) {
+                    self.link_everywhere(slot, position, &hashes, 0, index);
+                }
             }
             text.push(token);
+        }
+        if let Some((position, hashes)) = waiting {
+            self.link_everywhere(slot, position, &hashes, 0, index);
         }
         let num_new = text.len() - num_before;
         self.num_tokens += num_new;
@@ -236,6 +247,12 @@ impl Tree {
                 self.link_everywhere(slot, position, &index.hashes(&text), offset, index);
             }
         }
+    }
+
+    /// Fetches what a context's chains begin with, here and in the global index, without waiting.
+    pub(crate) fn touch(&self, hashes: &ContextHashes, index: &GlobalIndex) {
+        let here = hashes.chains(0).map(|(chain, fragment)| self.heads[chain].touch(fragment));
+        black_box(here.fold(index.touch(hashes), |a, b| a ^ b));
     }
 
     /// Links a position here and in the global index.
