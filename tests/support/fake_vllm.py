@@ -51,6 +51,8 @@ class FakeVllm:
         """Control calls, in order; of a collective RPC the method's name."""
         self.aborts: list[str] = []
         self.failing: set[str] = set()
+        self.held: dict[str, asyncio.Barrier] = {}
+        """Control calls that meet a test twice, by path: when they come, and before they go on."""
         self.is_healthy = True
         self.answer_after_seconds: float | None = None
         """Set: rollouts end by themselves with as many tokens 9 as they may have."""
@@ -145,6 +147,9 @@ class FakeVllm:
         body = await request.body()
         detail = json.loads(body) if body else {}
         self.calls.append(detail.get("method", path))
+        if path in self.held:
+            await self.held[path].wait()
+            await self.held[path].wait()
         if path in self.failing:
             return JSONResponse({"error": {"message": "worker failed"}}, status_code=500)
         return JSONResponse({"success": True, "results": [{"engine": "engine-0"}]})

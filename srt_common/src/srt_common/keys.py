@@ -1,7 +1,7 @@
 """What names a prompt everywhere: a keyed digest, so that keys cannot be tested against a
 dictionary.
 
-* Pure: no I/O. The same inputs give the same key on every machine and version.
+* The same inputs give the same key on every machine and version.
 * Two jobs share trees only when they share the TreeCache's secret (design 12.5).
 """
 
@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NewType
 
 import numpy as np
 import xxhash
 
+from srt_common.errors import ConfigurationError
+
 PromptKey = NewType("PromptKey", bytes)
 """16 bytes."""
 
 PROMPT_KEY_BYTES = 16
+
+
+def read_cache_secret(field: str, path: Path) -> bytes:
+    """The TreeCache's secret [1..64 bytes] in a file, without white space at its ends.
+
+    Raises:
+        ConfigurationError: it cannot be read, or has another size; names ``field``.
+    """
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        fault = f"{field} is '{path}', which cannot be read: {error.strerror}"
+        raise ConfigurationError(faults=[fault]) from error
+    if not 1 <= len(secret) <= hashlib.blake2b.MAX_KEY_SIZE:
+        fault = f"{field} is '{path}', which holds {len(secret)} bytes; allowed are 1 to 64"
+        raise ConfigurationError(faults=[fault])
+    return secret
 
 
 def tokenizer_fingerprint(tokenizer_json: bytes) -> bytes:

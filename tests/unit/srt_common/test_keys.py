@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srt_common.errors import ConfigurationError
 from srt_common.keys import (
     PROMPT_KEY_BYTES,
     PromptKey,
     engine_id,
     prompt_key,
+    read_cache_secret,
     shard_of,
     tokenizer_fingerprint,
 )
@@ -83,3 +86,15 @@ def test_prompts_spread_evenly_over_shards() -> None:
     per_shard = Counter(shard_of(key, 16) for key in keys)
     assert set(per_shard) == set(range(16))
     assert max(per_shard.values()) < 1.2 * min(per_shard.values())
+
+
+def test_a_secret_is_a_file_of_1_to_64_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    with pytest.raises(ConfigurationError, match=r"FIELD is '.*secret', which cannot be read"):
+        read_cache_secret("FIELD", file)
+    for content in (b" \n", b"x" * 65):
+        file.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="bytes; allowed are 1 to 64"):
+            read_cache_secret("FIELD", file)
+    file.write_bytes(b"x" * 64 + b"\n")
+    assert read_cache_secret("FIELD", file) == b"x" * 64

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from srt_common.errors import ConfigurationError
-from srt_rollout.engine import command, environment, guarded, refused_flags, vocabulary_size
+from srt_rollout.engine import (
+    command,
+    environment,
+    guarded,
+    longest_context,
+    refused_flags,
+    vocabulary_size,
+)
 from srt_rollout.settings import RolloutSettings
 
 
@@ -42,6 +49,19 @@ def test_drafting_leaves_room_for_a_draft_below_the_length_limit() -> None:
     assert value_of(words, "--max-model-len") == "528"
     assert json.loads(value_of(words, "--speculative-config"))["num_speculative_tokens"] == 16
     assert value_of(words, "--worker-cls") == "srt_rollout.vllm_plugin.worker.SRTWorker"
+
+
+@pytest.mark.parametrize(("longest", "length"), [(1024, 528), (520, 520), (512, 512), (256, 528)])
+def test_the_room_ends_where_the_model_does(longest: int, length: int) -> None:
+    words = command(settings(), port=1, seed=0, longest=longest)
+    assert value_of(words, "--max-model-len") == str(length)
+
+
+def test_the_context_is_what_the_model_was_made_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    assert longest_context(tmp_path) == 512
+    (tmp_path / "config.json").write_text("{}")
+    assert longest_context(tmp_path) is None
 
 
 def test_without_the_drafter_vllm_is_stock_but_takes_weights_the_same_way() -> None:

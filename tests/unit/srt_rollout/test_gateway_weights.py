@@ -254,6 +254,23 @@ async def test_a_policy_rollout_is_sampled_by_the_weights_it_asks_for_or_not_at_
     assert list(gateway.vllm.bodies) == ["on-time"]
 
 
+@pytest.mark.parametrize("path", ["/pause", "/start_weight_update", "/update_weights"])
+async def test_what_comes_while_weights_are_loaded_would_be_sampled_by_the_next_ones(
+    gateway: Gateway, path: str
+) -> None:
+    meeting = gateway.vllm.held[path] = asyncio.Barrier(2)
+    updating = asyncio.create_task(update(gateway, "policy-1", 1))
+    await meeting.wait()
+    extra = {"srt_policy_version": 0, "srt_lane": "policy"}
+    refused = await gateway.generate("between", sampling_params={"extra_args": extra})
+    assert (refused.status_code, refused.json()["type"]) == (503, "EngineUnavailable")
+    assert "new weights are loaded" in refused.json()["detail"]
+    await meeting.wait()
+    assert (await updating).status_code == 200
+    assert gateway.vllm.bodies == {}
+    assert (await gateway.http.get("/readyz")).status_code == 200
+
+
 async def test_run_ahead_and_clients_that_ask_for_no_version_are_served_by_any(
     gateway: Gateway,
 ) -> None:

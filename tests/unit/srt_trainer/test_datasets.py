@@ -78,6 +78,16 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
     assert tables[0].scorer is None
 
 
+def test_a_relative_path_begins_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "rows.jsonl", ROWS)
+    monkeypatch.chdir(tmp_path)
+    for uri in ("file://data/rows.jsonl", "file://./data/rows.jsonl"):
+        assert list(load(tmp_path, uri).rows) == ROWS
+
+
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [

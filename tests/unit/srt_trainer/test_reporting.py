@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -109,6 +110,22 @@ def test_wandb_takes_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (sink,) = open_sinks(["wandb"], job="tiny", run_dir=tmp_path)
     sink.write(step(0, loss=0.5, kl=None))
     sink.close()
+
+
+def test_in_wandb_a_resumed_run_goes_on_and_another_run_of_the_job_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+
+    def init(**options: Any) -> MagicMock:
+        ids.append(options["id"])
+        return MagicMock()
+
+    monkeypatch.setattr("wandb.init", init)
+    for name in ("on", "on", "off"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        open_sinks(["wandb"], job="tiny", run_dir=tmp_path / name)
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_no_sink_is_opened_unless_asked_for(tmp_path: Path) -> None:

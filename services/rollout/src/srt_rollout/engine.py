@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from srt_common.errors import ConfigurationError
 from srt_rollout.engine_client import KEEP_ALIVE_SECONDS
@@ -115,8 +116,10 @@ def _means(given: str, flag: str) -> bool:
     return given == flag or (len(given) > 3 and given.startswith("--") and flag.startswith(given))
 
 
-def command(settings: RolloutSettings, *, port: int, seed: int) -> list[str]:
-    """Command line of vLLM.
+def command(
+    settings: RolloutSettings, *, port: int, seed: int, longest: int | None = None
+) -> list[str]:
+    """Command line of vLLM. ``longest``: positions the model was made for, where that is known.
 
     Raises:
         ConfigurationError: every argument of ``extra_args`` that may not be given.
@@ -150,13 +153,13 @@ def command(settings: RolloutSettings, *, port: int, seed: int) -> list[str]:
     if _is_single_process(settings):
         flags["--distributed-executor-backend"] = "uni"
     if settings.drafter_enabled:
-        flags |= _drafting_flags(settings)
+        flags |= _drafting_flags(settings, longest)
     words = [[flag] if value is None else [flag, str(value)] for flag, value in flags.items()]
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     return program + [word for pair in words for word in pair] + list(settings.extra_args)
 
 
-def _drafting_flags(settings: RolloutSettings) -> dict[str, str | int | None]:
+def _drafting_flags(settings: RolloutSettings, longest: int | None) -> dict[str, str | int | None]:
     """What makes a stock vLLM draft from trees. A request that comes within a draft of the engine's
     length limit would stop drafting for the whole batch, so the limit leaves room for one.
     """
@@ -166,8 +169,11 @@ def _drafting_flags(settings: RolloutSettings) -> dict[str, str | int | None]:
         "model": f"{plugin}.proposer.TreeDrafter",
         "num_speculative_tokens": settings.max_draft_tokens,
     }
+    length = settings.max_model_len + settings.max_draft_tokens
+    if longest is not None and settings.max_model_len <= longest:
+        length = min(length, longest)  # vLLM refuses more than the model was made for
     return {
-        "--max-model-len": settings.max_model_len + settings.max_draft_tokens,
+        "--max-model-len": length,
         "--speculative-config": json.dumps(speculation),
         "--per-request-spec-decode-metrics": "summary",
         "--worker-cls": f"{plugin}.worker.SRTWorker",
@@ -224,13 +230,7 @@ def vocabulary_size(model: Path) -> int:
     Raises:
         ConfigurationError: the folder holds no model.
     """
-    file = model / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            faults=[f"SRT_ROLLOUT_MODEL is '{model}'; its config.json cannot be read: {error}"]
-        ) from error
+    config = _model_config(model)
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if not isinstance(size, int) or size < 1:
         raise ConfigurationError(
@@ -260,7 +260,7 @@ class EngineProcess:
         port = settings.engine_port or free_port()
         seed = secrets.randbelow(2**31) if settings.seed is None else settings.seed
         words = guarded(
-            command(settings, port=port, seed=seed),
+            command(settings, port=port, seed=seed, longest=longest_context(settings.model)),
             environment(settings, metrics_folder=metrics_folder),
         )
         process = await asyncio.create_subprocess_exec(
@@ -291,3 +291,23 @@ class EngineProcess:
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def longest_context(model: Path) -> int | None:
+    """Positions that a model was made for; None where its configuration does not say.
+
+    Raises:
+        ConfigurationError: the folder holds no model.
+    """
+    longest = _model_config(model).get("max_position_embeddings")
+    return longest if isinstance(longest, int) else None
+
+
+def _model_config(model: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((model / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            faults=[f"SRT_ROLLOUT_MODEL is '{model}'; its config.json cannot be read: {error}"]
+        ) from error
+    return config

@@ -174,6 +174,8 @@ class Pod:
         self.refuse_unless_started()
         if self._is_draining:
             raise EngineUnavailable(engine=self.limits.engine, reason="draining")
+        if self.weights.is_updating:
+            raise EngineUnavailable(engine=self.limits.engine, reason="new weights are loaded")
         if not self.weights.are_defined:
             raise EngineUnavailable(
                 engine=self.limits.engine, reason="the last weight update failed half way"

@@ -16,7 +16,7 @@ from typing import Final
 import httpx
 
 from srt_common.bearer import BearerToken
-from srt_common.keys import PromptKey, prompt_key, tokenizer_fingerprint
+from srt_common.keys import PromptKey, prompt_key, read_cache_secret, tokenizer_fingerprint
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class PromptPrefetch:
         )
         return cls(
             client,
-            secret=secret_file.read_bytes().strip(),
+            secret=read_cache_secret("SRT_ROLLOUT_CACHE_SECRET_FILE", secret_file),
             fingerprint=tokenizer_fingerprint(file.read_bytes()) if file.is_file() else b"",
         )
 

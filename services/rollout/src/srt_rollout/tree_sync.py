@@ -1,7 +1,7 @@
 """Shares one engine's trees: a thread with its own event loop and its own connection.
 
 * Publishes what this engine's rollouts sampled every few milliseconds; applies other engines'
-  updates in slices, so that no decoding step waits longer than a slice.
+  updates, and snapshots, in slices, so that no decoding step waits longer than a slice.
 * Decoding never waits for this thread. When the store is away, updates wait in the forest's bounded
   outbox and the engine drafts from what it has.
 * A restarted engine is warm again: it loads the snapshots of every shard, the learned tables among
@@ -248,7 +248,7 @@ class TreeSync:
         """Merge the tables that others left, and leave ours for them and for the next start."""
         held = await self._store.snapshot(LEARNED_KEY)
         if held is not None:
-            self._load(held.image)
+            await self._load(held.image)
         image = self._forest.snapshot(LEARNED_KEY)
         if image is not None:
             heads = await self._store.heads()
@@ -259,8 +259,7 @@ class TreeSync:
         for key in await self._store.snapshot_keys(shard):
             snapshot = await self._store.snapshot(key)
             if snapshot is not None:
-                self._load(snapshot.image)
-            await asyncio.sleep(0)
+                await self._load(snapshot.image)
 
     async def _apply(self, batch: ShardBatch) -> None:
         """Apply a shard's news in its order. What was trimmed before them comes first, from
@@ -304,13 +303,15 @@ class TreeSync:
                 return
             span.set_attribute(names.ATTR_CACHE_RESULT, "miss" if snapshot is None else "hit")
             if snapshot is not None:
-                self._load(snapshot.image)
+                await self._load(snapshot.image)
                 end = max(floor, snapshot.cursor, key=parse_cursor)
                 self._rewinds[shard] = min(end, self._rewinds.get(shard, end), key=parse_cursor)
 
-    def _load(self, image: bytes) -> None:
+    async def _load(self, image: bytes) -> None:
+        """Merge a snapshot in slices, as `_extend` does with the log."""
         try:
-            self._forest.load_snapshot(image)
+            for _ in self._forest.load_snapshot_in_parts(image, self._apply_slice_tokens):
+                await asyncio.sleep(0)
         except TreeError as error:
             self._counts["rejected"] += 1
             _LOG.warning("snapshot refused: %s", error)

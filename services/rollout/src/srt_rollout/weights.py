@@ -51,6 +51,8 @@ class Weights:
         self.url = ""
         """Where the weights in use were fetched; empty: nowhere."""
         self.is_paused = False
+        self.is_updating = False
+        """What is admitted now would be sampled by weights that are on their way."""
         self.are_defined = True
         """False: an update failed half way, or left the engine paused; nothing may be sampled."""
 
@@ -71,8 +73,12 @@ class Weights:
             if (path, wanted.policy_version) == (self._path, self.policy_version):
                 self.url = wanted.url
                 return
-            async with self._without_run_ahead(), self._paused():
-                await self._load(path, wanted.policy_version)
+            self.is_updating = True
+            try:
+                async with self._without_run_ahead(), self._paused():
+                    await self._load(path, wanted.policy_version)
+            finally:
+                self.is_updating = False
             self.url = wanted.url
         _LOG.info("weights loaded", extra={"policy_version": wanted.policy_version})
 

@@ -17,7 +17,7 @@ from srt_common.bearer import BearerToken
 from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import ConfigurationError
-from srt_common.keys import tokenizer_fingerprint
+from srt_common.keys import read_cache_secret, tokenizer_fingerprint
 from srt_common.telemetry.instruments import RolloutInstruments
 from srt_trainer.algorithms.grpo import GRPO
 from srt_trainer.announcements import Announcer
@@ -143,12 +143,7 @@ def _cache_secret(settings: TrainerSettings) -> bytes:
     """The TreeCache's secret; without a cache the job's name, as keys then leave no process."""
     if settings.cache is None:
         return settings.job.encode()
-    secret = read_secret("cache.secret_file", settings.cache.secret_file)
-    if not 1 <= len(secret) <= 64:
-        raise ConfigurationError(
-            faults=[f"cache.secret_file holds {len(secret)} bytes; allowed are 1 to 64"]
-        )
-    return secret
+    return read_cache_secret("cache.secret_file", settings.cache.secret_file)
 
 
 def read_secret(field: str, path: Path) -> bytes:

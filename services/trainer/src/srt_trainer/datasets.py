@@ -153,7 +153,7 @@ def _load_file(
 ) -> Sequence[Row]:
     import datasets
 
-    path = Path(unquote(parts.path))
+    path = Path(unquote(parts.netloc + parts.path)).expanduser()
     file_format = FILE_FORMATS.get(path.suffix)
     if file_format is None:
         raise _refusal(uri, f"allowed are files ending in {', '.join(FILE_FORMATS)}")

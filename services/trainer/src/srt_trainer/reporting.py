@@ -9,12 +9,15 @@ for.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from srt_trainer.durable_files import append_durably, write_durably
 from srt_trainer.report_lines import Line
+
+WANDB_ID_FILE = "wandb_id"
 
 
 class Sink(Protocol):
@@ -96,7 +99,9 @@ class WandbSink:
     def __init__(self, job: str, folder: Path) -> None:
         import wandb
 
-        self._run: Any = wandb.init(project="srt", id=job, name=job, dir=folder, resume="allow")
+        self._run: Any = wandb.init(
+            project="srt", id=_run_id(folder), name=job, group=job, dir=folder, resume="allow"
+        )
         self._run.define_metric("*", step_metric="step")
 
     def write(self, line: Line) -> None:
@@ -105,6 +110,14 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _run_id(folder: Path) -> str:
+    """Stays with the run folder: what is resumed goes on, another run of the job is another."""
+    file = folder / WANDB_ID_FILE
+    if not file.exists():
+        file.write_text(secrets.token_hex(8))
+    return file.read_text()
 
 
 def _scalars(line: Line) -> dict[str, float]:

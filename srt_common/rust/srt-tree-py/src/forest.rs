@@ -390,6 +390,17 @@ impl Forest {
     }
 }
 
+#[pyfunction]
+pub(crate) fn split_snapshot(
+    py: Python<'_>,
+    image: PyBackedBytes,
+    max_tokens: usize,
+) -> PyResult<Vec<Bound<'_, PyBytes>>> {
+    let parts = py.detach(|| srt_tree::split_snapshot(&image, max_tokens));
+    let parts = parts.map_err(|error| raise(&error))?;
+    Ok(parts.iter().map(|part| PyBytes::new(py, part)).collect())
+}
+
 fn update_fields<'py>(py: Python<'py>, update: &OwnedUpdate) -> UpdateFields<'py> {
     let origin = update.origin;
     (

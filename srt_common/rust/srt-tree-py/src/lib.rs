@@ -17,6 +17,8 @@ mod _tree {
     #[pymodule_export]
     use crate::forest::Forest;
     #[pymodule_export]
+    use crate::forest::split_snapshot;
+    #[pymodule_export]
     use crate::readings::{Drafts, ForestStats, PromptStats, RowStats};
 
     #[pymodule_init]

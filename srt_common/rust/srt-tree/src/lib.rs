@@ -59,7 +59,7 @@ pub use outbox::OwnedUpdate;
 pub use recorded::Recorded;
 pub use rng::Rng;
 pub use row::RowRequest;
-pub use snapshot::SNAPSHOT_VERSION;
+pub use snapshot::{SNAPSHOT_VERSION, split_snapshot};
 pub use soft::{MAX_SOFT_TARGETS, MIN_PROBABILITY, SoftRow, SoftTarget};
 pub use stats::{ForestStats, PromptStats, RowStats};
 pub use step::{MAX_DRAFT_TOKENS, Step};

@@ -72,8 +72,8 @@ impl Outbox {
         is_observation: bool,
         items: impl ExactSizeIterator<Item = (TokenId, &'a SoftRow)>,
     ) {
-        if items.len() == 0 {
-            return;
+        if items.len() == 0 || self.max_tokens == 0 {
+            return; // nobody is to be told
         }
         self.num_tokens += items.len();
         let place = (prompt_key, sequence_id);

@@ -35,16 +35,13 @@ impl Forest {
         }
         let tree = self.tree(key)?;
         let sequences = tree.sorted_sequences();
-        let mut image = MAGIC.to_vec();
-        image.extend(SNAPSHOT_VERSION.to_le_bytes());
-        image.extend(key.0);
-        image.extend((sequences.len() as u32).to_le_bytes());
+        let mut image = begun(key, sequences.len());
         for sequence in sequences {
-            write_sequence(tree, sequence, &mut image);
+            let Some(origin) = sequence.origin else { continue };
+            let runs = runs(tree, sequence);
+            write_sequence(sequence.id, origin, sequence.start, &runs, &mut image);
         }
-        let checksum = crc32fast::hash(&image);
-        image.extend(checksum.to_le_bytes());
-        Some(image)
+        Some(ended(image))
     }
 
     /// Merges an image: its sequences extend as by `extend`, oldest policy version first. Returns
@@ -57,8 +54,7 @@ impl Forest {
             learned::merge(&mut self.tables, image)?;
             return Ok(LEARNED_KEY);
         }
-        let (key, mut updates) = parse(image)?;
-        updates.sort_by_key(|it| (it.origin.policy_version, it.sequence_id, it.offset));
+        let (key, updates) = parse(image)?;
         for update in &updates {
             let goes_on_alone = self.held(key, update.sequence_id) == 0;
             self.extend_from(update, goes_on_alone)?;
@@ -67,26 +63,77 @@ impl Forest {
     }
 }
 
-fn write_sequence(tree: &Tree, sequence: &Sequence, image: &mut Vec<u8>) {
-    let Some(origin) = sequence.origin else { return };
-    image.extend(sequence.id.0.to_le_bytes());
+/// Cuts an image into images of at most `max_tokens` tokens each, at least one. Loaded one after
+/// another they do what the whole one does, and others may use the forest in between. The image of
+/// the tables stays whole.
+///
+/// # Errors
+/// As `Forest::load_snapshot`, for images of trees.
+pub fn split_snapshot(image: &[u8], max_tokens: usize) -> Result<Vec<Vec<u8>>> {
+    if learned::is_image(image) {
+        return Ok(vec![image.to_vec()]);
+    }
+    let mut parts = Vec::new();
+    for update in parse(image)?.1 {
+        let mut items = Packed::parse(update.tokens, update.soft)?.iter();
+        let mut start = update.offset as usize;
+        loop {
+            let mut run = Packer::default();
+            items
+                .by_ref()
+                .take(max_tokens.max(1))
+                .for_each(|(it, row)| run.push(it, row.as_slice()));
+            if run.is_empty() {
+                break;
+            }
+            let (id, num_tokens) = (update.sequence_id, run.len());
+            let runs = [(if update.is_observation { FLAG_OBSERVATION } else { 0 }, run)];
+            let mut part = begun(update.prompt_key, 1);
+            write_sequence(id, update.origin, start, &runs, &mut part);
+            parts.push(ended(part));
+            start += num_tokens;
+        }
+    }
+    Ok(parts)
+}
+
+fn begun(key: PromptKey, num_sequences: usize) -> Vec<u8> {
+    let mut image = MAGIC.to_vec();
+    image.extend(SNAPSHOT_VERSION.to_le_bytes());
+    image.extend(key.0);
+    image.extend((num_sequences as u32).to_le_bytes());
+    image
+}
+
+fn ended(mut image: Vec<u8>) -> Vec<u8> {
+    let checksum = crc32fast::hash(&image);
+    image.extend(checksum.to_le_bytes());
+    image
+}
+
+fn write_sequence(
+    id: SequenceId,
+    origin: Origin,
+    num_missing: usize,
+    runs: &[(u8, Packer)],
+    image: &mut Vec<u8>,
+) {
+    image.extend(id.0.to_le_bytes());
     image.extend(origin.policy_version.to_le_bytes());
     image.push(origin.lane as u8);
     image.extend(origin.engine_id.to_le_bytes());
-    let runs = runs(tree, sequence);
-    let has_missing = sequence.start > 0;
-    image.extend((runs.len() as u32 + u32::from(has_missing)).to_le_bytes());
-    if has_missing {
+    image.extend((runs.len() as u32 + u32::from(num_missing > 0)).to_le_bytes());
+    if num_missing > 0 {
         image.push(FLAG_MISSING);
-        image.extend((sequence.start as u32).to_le_bytes());
+        image.extend((num_missing as u32).to_le_bytes());
         image.extend(0_u32.to_le_bytes());
     }
     for (flags, run) in runs {
-        image.push(flags);
+        image.push(*flags);
         image.extend((run.len() as u32).to_le_bytes());
         image.extend((run.soft.len() as u32).to_le_bytes());
-        image.extend(run.tokens);
-        image.extend(run.soft);
+        image.extend(&run.tokens);
+        image.extend(&run.soft);
     }
 }
 
@@ -111,7 +158,7 @@ fn refuse<T>(value: impl std::fmt::Display, allowed: &str) -> Result<T> {
     Err(TreeError::invalid("image", value, allowed))
 }
 
-/// Reads a checked image as updates.
+/// Reads a checked image as updates, oldest policy version first.
 fn parse(image: &[u8]) -> Result<(PromptKey, Vec<Update<'_>>)> {
     let Some((body, checksum)) = image.split_last_chunk::<4>() else {
         return refuse(format!("{} bytes", image.len()), "a whole snapshot");
@@ -140,6 +187,7 @@ fn parse(image: &[u8]) -> Result<(PromptKey, Vec<Update<'_>>)> {
     if !reader.rest.is_empty() {
         return refuse(format!("{} bytes too long", reader.rest.len()), "a whole snapshot");
     }
+    updates.sort_by_key(|it| (it.origin.policy_version, it.sequence_id, it.offset));
     Ok((key, updates))
 }
 

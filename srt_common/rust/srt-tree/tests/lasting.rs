@@ -5,7 +5,7 @@
 use srt_tree::packed::Packer;
 use srt_tree::{
     Config, Drafts, Forest, LEARNED_KEY, Lane, Mode, Origin, PromptKey, Rng, RowId, RowRequest,
-    SequenceId, Step, Update,
+    SequenceId, Step, Update, split_snapshot,
 };
 
 const KEY: PromptKey = PromptKey([7; 16]);
@@ -153,6 +153,25 @@ fn a_sequence_without_its_beginning_survives_a_snapshot() {
     let text: Vec<u32> = (100..140).collect();
     extend(&mut loaded, KEY, 5, 0, &text);
     assert_eq!(tokens(&loaded, 5).len(), 80);
+}
+
+#[test]
+fn parts_of_a_snapshot_loaded_in_turn_do_what_the_whole_one_does() {
+    let mut forest = after_eviction();
+    extend(&mut forest, KEY, 5, 40, &(140..180).collect::<Vec<u32>>());
+    extend(&mut forest, KEY, 6, 0, &(100..150).collect::<Vec<u32>>());
+    let image = forest.snapshot(KEY).unwrap();
+    let parts = split_snapshot(&image, 16).unwrap();
+    assert_eq!(parts.len(), 3 + 4);
+    let mut loaded = self::forest(1 << 30);
+    for part in &parts {
+        let before = loaded.stats().num_tokens;
+        assert_eq!(loaded.load_snapshot(part), Ok(KEY));
+        assert!((1..=16).contains(&(loaded.stats().num_tokens - before)));
+    }
+    loaded.check().unwrap();
+    assert_eq!(loaded.snapshot(KEY), Some(image.clone()));
+    assert!(split_snapshot(&image[..image.len() - 1], 16).is_err());
 }
 
 #[test]

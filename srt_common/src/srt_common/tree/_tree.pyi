@@ -182,6 +182,14 @@ class PromptStats:
     @property
     def memory_bytes(self) -> int: ...
 
+def split_snapshot(image: bytes, max_tokens: int) -> list[bytes]:
+    """Cut an image into images of at most ``max_tokens`` (at least 1) tokens each. Loaded one after
+    another they do what the whole one does, and others may use the forest in between. The image of
+    tables stays whole.
+
+    Raises ValueError for what is no canonical image of a tree.
+    """
+
 @final
 class Forest:
     """The trees of one engine or of one tree cache replica."""

@@ -271,6 +271,15 @@ class PromptForest:
         with _refusals("load snapshot"):
             return PromptKey(self._native.load_snapshot(image))
 
+    def load_snapshot_in_parts(self, image: bytes, max_tokens: int) -> Iterator[None]:
+        """The same, at most ``max_tokens`` with each step of the iterator: whoever uses this forest
+        too gets its turn in between, if the caller lets it. Refuses before it changes anything.
+        """
+        with _refusals("load snapshot"):
+            for part in _tree.split_snapshot(image, max_tokens):
+                self._native.load_snapshot(part)
+                yield
+
     def check(self) -> None:
         """Verify every invariant; ``RuntimeError`` names the first broken one."""
         self._native.check()

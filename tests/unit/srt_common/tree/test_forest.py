@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srt_common.errors import TreeError
 from srt_common.keys import PromptKey
 from srt_common.tree import (
     FLAG_OBSERVATION,
@@ -102,6 +103,19 @@ def test_the_snapshot_bytes_of_version_1_stay_readable() -> None:
     held = forest.sequence_tokens(KEY, 5)
     assert held is not None
     assert held.tolist() == [9, 7, 8]
+
+
+def test_a_snapshot_is_loaded_in_parts_between_which_others_get_their_turn() -> None:
+    first, second = make_forest(), make_forest()
+    for i in range(3):
+        extend(first, update(list(range(50)), sequence_id=i))
+    image = first.snapshot(KEY)
+    assert image is not None
+    held = [second.stats().num_tokens for _ in second.load_snapshot_in_parts(image, 20)]
+    assert held == [20, 40, 50, 70, 90, 100, 120, 140, 150]
+    assert second.snapshot(KEY) == image
+    with pytest.raises(TreeError, match="image is damaged"):
+        list(second.load_snapshot_in_parts(image[:-1] + b"x", 20))
 
 
 # -- memory ----------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from srt_rollout.verify.environment import prepare_environment
 
 NUM_SEQUENCES = 20_000
 NUM_SEQUENCES_FULL = 100_000
+MIN_SEQUENCES = 1000
+"""Fewer tell nothing."""
 
 
 def main() -> int:
@@ -22,13 +24,22 @@ def main() -> int:
     if not (options.model / "config.json").is_file():
         sys.stderr.write(f"MODEL is {options.model}; allowed is a folder with a config.json\n")
         return 2
+    if options.sequences < MIN_SEQUENCES:
+        sys.stderr.write(
+            f"--sequences is {options.sequences}; allowed is at least {MIN_SEQUENCES}\n"
+        )
+        return 2
     prepare_environment()
     from srt_rollout.verify.cases import all_cases
     from srt_rollout.verify.runner import open_engine, passes, run_case
 
+    cases = [case for case in all_cases() if options.only in case.name]
+    if not cases:
+        names = ", ".join(case.name for case in all_cases())
+        sys.stderr.write(f"--only is {options.only!r}; allowed is a part of one of: {names}\n")
+        return 2
     num_sequences = NUM_SEQUENCES_FULL if options.full else options.sequences
     engine, policy = open_engine(options.model)
-    cases = [case for case in all_cases() if options.only in case.name]
     results = []
     _write(f"{'case':50} {'sequences':>9} {'chi-square':>10} {'df':>6} {'p':>9} {'accepted':>9}")
     for case in cases:
@@ -45,6 +56,9 @@ def main() -> int:
     failed = [r.name for r, ok in zip(results, passes(results), strict=True) if not ok]
     if failed:
         _write(f"NOT LOSSLESS: {', '.join(failed)}")
+        return 1
+    if silent := [result.name for result in results if not result.tells]:
+        _write(f"NOTHING SHOWN, no draft or a single cell: {', '.join(silent)}")
         return 1
     _write(f"lossless: {len(results)} of {len(results)} cases (Holm-corrected p > 0.001)")
     return 0

@@ -25,6 +25,11 @@ class CaseResult:
     num_draft_tokens: int
     num_accepted_tokens: int
 
+    @property
+    def tells(self) -> bool:
+        """Whether it could have failed: something was drafted, and cells were compared."""
+        return self.num_draft_tokens > 0 and self.test.degrees_of_freedom > 0
+
 
 def run_case(
     engine: VerifyEngine, policy: ExactPolicy, case: Case, *, num_sequences: int

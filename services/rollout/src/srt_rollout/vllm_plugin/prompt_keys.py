@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from srt_common.errors import ConfigurationError
-from srt_common.keys import PromptKey, prompt_key, tokenizer_fingerprint
+from srt_common.keys import PromptKey, prompt_key, read_cache_secret, tokenizer_fingerprint
 from srt_rollout.vllm_plugin.settings import DrafterSettings
 
 
@@ -26,12 +26,13 @@ class PromptKeys:
         """Read the cache's secret and the tokenizer's fingerprint.
 
         Raises:
-            ConfigurationError: trees are shared but there is no secret.
+            ConfigurationError: trees are shared but there is no secret, or none of 1 to 64 bytes.
         """
         file = tokenizer / "tokenizer.json"
         fingerprint = tokenizer_fingerprint(file.read_bytes()) if file.is_file() else b""
         if settings.cache_secret_file is not None:
-            return cls(settings.cache_secret_file.read_bytes().strip(), fingerprint)
+            field = "SRT_DRAFTER_CACHE_SECRET_FILE"
+            return cls(read_cache_secret(field, settings.cache_secret_file), fingerprint)
         if settings.cache_url is not None:
             raise ConfigurationError(
                 faults=[

@@ -48,6 +48,8 @@ from srt_rollout.vllm_plugin.step_timer import StepTimer
 
 _LOG = logging.getLogger(__name__)
 _MODES = {"sampled": MODE_SAMPLED, "point_mass": MODE_POINT_MASS, "off": MODE_OFF}
+_MAX_OUTBOX_TOKENS = 1 << 22
+"""Wait for the store at most, then the oldest are dropped."""
 _MAX_UNTOLD_STEPS = 32
 """Undrafted steps in a row after which the trees are told of them."""
 _LANES = {"policy": LANE_POLICY, "run_ahead": LANE_RUN_AHEAD}
@@ -77,6 +79,7 @@ class TreeDrafter:
             soft_targets=settings.soft_targets,
             max_recent_positions=settings.max_recent_positions,
             num_threads=settings.num_threads,
+            max_outbox_tokens=0 if settings.cache_url is None else _MAX_OUTBOX_TOKENS,
         )
         is_off = self._mode == MODE_OFF
         limit = 0 if is_off else self._config.speculative_config.num_speculative_tokens

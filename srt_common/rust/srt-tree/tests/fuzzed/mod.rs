@@ -7,7 +7,7 @@
 use srt_tree::packed::Packer;
 use srt_tree::{
     Config, Forest, LEARNED_KEY, Lane, Mode, Origin, PromptKey, RowId, RowRequest, SequenceId,
-    SoftTarget, Step, Update,
+    SoftTarget, Step, Update, split_snapshot,
 };
 
 const MAX_OPERATIONS: usize = 200;
@@ -237,6 +237,11 @@ impl World {
         if other.has_prompt(key) || key == LEARNED_KEY {
             assert_eq!(other.snapshot(key).as_ref(), Some(&image));
         }
+        let mut in_parts = forest(1 << 30);
+        for part in split_snapshot(&image, 1 + bytes.below(8)).unwrap() {
+            in_parts.load_snapshot(&part).unwrap();
+        }
+        assert_eq!(in_parts.snapshot(key), other.snapshot(key));
         self.forest.load_snapshot(&image).unwrap();
         let at = bytes.below(image.len());
         image[at] ^= bytes.byte() | 1;
