@@ -37,6 +37,7 @@ __all__ = [
     "ForestStats",
     "PromptStats",
     "RowStats",
+    "split_snapshot",
 ]
 
 _Update: TypeAlias = tuple[bytes, int, int, int, int, int, int, bytes, bytes]
