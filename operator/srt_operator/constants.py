@@ -11,6 +11,7 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 
 CANCELLED: Final = f"{GROUP}/cancelled"
+MANAGED_BY: Final = f"{GROUP}/srt-operator"
 """Annotation of an SRTJob; ``true``: a user gave the job up."""
 
 

@@ -29,6 +29,9 @@ _GROUPS: Final = {
 _MAX_NAMED: Final = 8
 
 
+CANCELLED_MESSAGE = "a user cancelled it"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a job ended, if it has."""
@@ -43,6 +46,11 @@ class Verdict:
         return self.is_complete or self.failure is not None
 
 
+def deadline_message(seconds: int) -> str:
+    """What a job's ``activeDeadlineSeconds`` say of it when they are over."""
+    return f"the job was active for {seconds} s, its activeDeadlineSeconds"
+
+
 def verdict(job: JobView, now: float) -> Verdict:
     """How the job stands; what its conditions already say is final."""
     conditions = job.observed.conditions
@@ -53,14 +61,13 @@ def verdict(job: JobView, now: float) -> Verdict:
         if condition.type is ConditionType.FAILED and condition.status == "True":
             return Verdict(failure=condition.reason, message=condition.message)
     if job.observed.is_cancelled:
-        return Verdict(failure=Reason.CANCELLED, message="a user cancelled it")
+        return Verdict(failure=Reason.CANCELLED, message=CANCELLED_MESSAGE)
     for member in job.members:
         if job.is_given_up(member) and job.is_essential(member):
             return _failure_of(job, member)
     deadline = job.spec.active_deadline_seconds
     if deadline is not None and now - job.observed.started_at >= deadline:
-        message = f"the job was active for {deadline} s, its activeDeadlineSeconds"
-        return Verdict(failure=Reason.DEADLINE_EXCEEDED, message=message)
+        return Verdict(failure=Reason.DEADLINE_EXCEEDED, message=deadline_message(deadline))
     return Verdict()
 
 

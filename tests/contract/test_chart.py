@@ -309,6 +309,26 @@ def test_the_uninstall_releases_finalizers_first() -> None:
     assert of_kind(render({"hooks": {"releaseFinalizers": False}}), "Job") == []
 
 
+def test_another_version_does_not_restart_the_server() -> None:
+    template = named(render(), "StatefulSet", "srt-redis")["spec"]["template"]
+    assert set(template["metadata"]["labels"]) == {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/component",
+    }
+
+
+def test_another_server_restarts_the_operator() -> None:
+    def annotations(url: str) -> Object:
+        values = {"redis": {"enabled": False, "external": {"url": url}}}
+        deployment = named(render(values), "Deployment", "srt-operator")
+        found: Object = deployment["spec"]["template"]["metadata"]["annotations"]
+        return found
+
+    assert annotations("redis://a:6379/0") != annotations("redis://b:6379/0")
+    assert annotations("redis://a:6379/0") == annotations("redis://a:6379/0")
+
+
 def test_an_external_server_leaves_none_in_the_release() -> None:
     objects = render(EXTERNAL)
     assert of_kind(objects, "StatefulSet") == []

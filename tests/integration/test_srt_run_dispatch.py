@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from redis import Redis
 
 from srt_common.errors import CoordinationUnavailable
 from srt_common.messages.runahead import RunaheadJob
@@ -65,3 +66,19 @@ async def test_a_broker_that_goes_away_between_two_questions_is_no_answer() -> N
             await dispatcher.forget(["rollout-0"])
         assert await dispatcher.served_engines(["rollout-0"]) == frozenset()
         await dispatcher.close()
+
+
+@pytest.mark.timeout(60)
+async def test_what_another_process_sent_is_forgotten_with_its_bindings() -> None:
+    """An operator that leads since a moment ago has sent nothing itself."""
+    with RedisServer.started() as server:
+        before = CeleryDispatcher(server.broker_url, job="sums")
+        assert await before.send([job(0), job(1, engine="rollout-1")]) == 2
+        await before.close()
+        redis = Redis.from_url(server.url)
+        assert len(redis.keys("*srt.ra.*")) > 2
+        now = CeleryDispatcher(server.broker_url, job="sums")
+        await now.forget(["rollout-0", "rollout-1"])
+        await now.close()
+        assert redis.keys("*srt.ra.*") == []
+        redis.close()

@@ -51,6 +51,10 @@ def submit(
     """Create an SRTJob in a cluster."""
     job = load_job(read_job(job_file), overrides=list(overrides or ()))
     document = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    own = job.metadata.namespace
+    if own and namespace and own != namespace:
+        fault = f"metadata.namespace is {own!r}; allowed beside -n {namespace} are that and none"
+        raise ConfigurationError(faults=[fault])
 
     async def create(api: Any, where: str) -> dict[str, Any]:
         document["metadata"]["namespace"] = job.metadata.namespace or where

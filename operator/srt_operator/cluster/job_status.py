@@ -10,7 +10,7 @@ from srt_operator.cluster.companions import Reading
 from srt_operator.cluster.resolution import Refused, Resolved
 from srt_operator.cluster.sayings import conditions_of
 from srt_operator.conditions import Finding, is_true, rfc3339
-from srt_operator.constants import ConditionType, Phase
+from srt_operator.constants import ConditionType, Phase, Reason
 from srt_operator.manifests.kubernetes.objects import Manifest
 from srt_operator.processes import Component, Lifecycle, ProcessStatus, members
 from srt_operator.reconciler import Plan
@@ -33,8 +33,12 @@ def before(manifest: Manifest) -> SRTJobStatus:
     return read_status(manifest.get("status", {}))
 
 
-def refused(manifest: Manifest, refusal: Refused, *, now: float) -> SRTJobStatus:
-    """Of a job that cannot be acted on: wrong, or waiting for something."""
+def refused(
+    manifest: Manifest, refusal: Refused, stop: Finding | None, *, now: float
+) -> SRTJobStatus:
+    """Of a job that cannot be acted on: wrong, or waiting for something. ``stop``: what ends or
+    halts it all the same.
+    """
     is_wrong = refusal.missing is None
     text = (refusal.reason, refusal.message)
     found = [
@@ -45,16 +49,29 @@ def refused(manifest: Manifest, refusal: Refused, *, now: float) -> SRTJobStatus
     ]
     if refusal.missing is not None:
         found.append(Finding(refusal.missing, False, *text))
+    if stop is not None:
+        found += [stop, Finding(ConditionType.TRAINER_READY, False, stop.reason, stop.message)]
+    elif is_true(conditions_of(manifest), ConditionType.SUSPENDED):
+        found.append(Finding(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED))
     last = before(manifest)
     generation = manifest["metadata"].get("generation", 1)
+    of_each_type = {finding.type: finding for finding in found}.values()
+    merged = conditions.merge(conditions_of(manifest), of_each_type, now=now, generation=generation)
     return last.model_copy(
         update={
             "observed_generation": generation,
-            "conditions": conditions.merge(
-                conditions_of(manifest), found, now=now, generation=generation
-            ),
+            "phase": _halted(last.phase, stop),
+            "conditions": merged,
+            "completion_time": _ended_at(merged),
         }
     )
+
+
+def _halted(last: Phase, stop: Finding | None) -> Phase:
+    """The word for a job that cannot be acted on."""
+    if stop is not None:
+        return Phase.FAILED if stop.type is ConditionType.FAILED else Phase.SUSPENDED
+    return Phase.PENDING if last is Phase.SUSPENDED else last
 
 
 def of_job(

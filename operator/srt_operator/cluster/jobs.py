@@ -35,8 +35,9 @@ from srt_operator.cluster.resolution import (
 )
 from srt_operator.cluster.sayings import conditions_of
 from srt_operator.cluster.store import Key, controller_uid
-from srt_operator.conditions import is_true
-from srt_operator.constants import ConditionType, Kind, Reason
+from srt_operator.conditions import Finding, is_true
+from srt_operator.constants import MANAGED_BY, ConditionType, Kind, Reason
+from srt_operator.findings import CANCELLED_MESSAGE, deadline_message
 from srt_operator.manifests.kubernetes import rollout_pool, training, tree_cache
 from srt_operator.manifests.kubernetes.cluster import (
     Cache,
@@ -56,7 +57,6 @@ from srt_operator.reconciler import Plan, plan
 from srt_operator.runahead.assembly import Place
 from srt_operator.runahead.dispatch import CeleryDispatcher
 
-MANAGED_BY: Final = "srt-rl.dev/srt-operator"
 STOP_SECONDS: Final = 2.0
 """Between looks at what a job that goes still runs; the end of a pod brings another."""
 _LOG = logging.getLogger(__name__)
@@ -86,18 +86,22 @@ class JobController:
                 await self._context.set_finalizers(manifest, [*others(manifest), FINALIZER])
             return await self._advance(key, manifest, resolved)
         except Refused as refused:
-            return await self._refuse(manifest, refused)
+            return await self._refuse(key, manifest, refused)
 
-    async def _refuse(self, manifest: Manifest, refused: Refused) -> float | None:
+    async def _refuse(self, key: Key, manifest: Manifest, refused: Refused) -> float | None:
         """Say why nothing is done. An ended job stays as it ended; one that is to stop does."""
         now, found = self._context.clock.unix(), conditions_of(manifest)
         if any(is_true(found, end) for end in (ConditionType.COMPLETE, ConditionType.FAILED)):
             ended = manifest["status"].get("completionTime")
             return await self._expire(manifest, ended, now)
-        if _is_to_stop(manifest, now):
+        stop = _stop_of(manifest, now)
+        if stop is not None:
+            await self._context.companions.end(key)
             await self._stop_trainer(manifest)
-        status = job_status.refused(manifest, refused, now=now)
-        return soonest(await self._context.sayings.status(manifest, status), refused)
+        status = job_status.refused(manifest, refused, stop, now=now)
+        due = await self._context.sayings.status(manifest, status)
+        left = await self._expire(manifest, status.completion_time, now)
+        return soonest(due if left is None or (due is not None and due < left) else left, refused)
 
     async def _advance(self, key: Key, manifest: Manifest, resolved: Resolved) -> float | None:
         now = self._context.clock.unix()
@@ -336,12 +340,18 @@ def _started_at(manifest: Manifest, now: float) -> float:
     return seconds_of(manifest.get("status", {}).get("startTime"), now)
 
 
-def _is_to_stop(manifest: Manifest, now: float) -> bool:
-    """Whether a user stopped a job, or its time is over."""
+def _stop_of(manifest: Manifest, now: float) -> Finding | None:
+    """What ends or halts a job that cannot be acted on: its user, or its time; None: nothing."""
     spec = manifest["spec"]
+    if is_cancelled(manifest):
+        return Finding(ConditionType.FAILED, True, Reason.CANCELLED, CANCELLED_MESSAGE)
     ends_after = spec.get("activeDeadlineSeconds")
-    is_late = ends_after is not None and _started_at(manifest, now) + ends_after <= now
-    return bool(spec.get("suspend")) or is_cancelled(manifest) or is_late
+    if ends_after is not None and _started_at(manifest, now) + ends_after <= now:
+        message = deadline_message(ends_after)
+        return Finding(ConditionType.FAILED, True, Reason.DEADLINE_EXCEEDED, message)
+    if spec.get("suspend"):
+        return Finding(ConditionType.SUSPENDED, True, Reason.SUSPEND_REQUESTED)
+    return None
 
 
 def _look_at(context: Context, key: Key, resolved: Resolved) -> None:

@@ -15,8 +15,9 @@ from srt_common.errors import ConfigurationError
 from srt_operator import job_file, places, pool_use
 from srt_operator.backends.kubernetes import Names
 from srt_operator.caches import RedisSpec, TreeCache, TreeCacheReplicas, TreeCacheTemplate
+from srt_operator.cluster.finalizers import is_cancelled
 from srt_operator.cluster.store import Store, controller_uid
-from srt_operator.constants import SETTLED, ConditionType, Kind, Reason
+from srt_operator.constants import MANAGED_BY, SETTLED, ConditionType, Kind, Reason
 from srt_operator.manifests.kubernetes.cluster import Cache, Pool
 from srt_operator.manifests.kubernetes.objects import Manifest, Resource, Spec, trainer_name
 from srt_operator.pools import RolloutPool
@@ -184,11 +185,10 @@ def _user_of(pool: str, store: Store, owner: Resource[Any]) -> str | None:
         if other["metadata"]["uid"] == owner.uid:
             continue
         is_older = _age(other) < _age(mine)
-        has_ended = other.get("status", {}).get("phase") in SETTLED
         if _has_trainer(other, store):
             is_its = is_older or not is_training
         else:
-            is_its = is_older and not has_ended and not is_training
+            is_its = is_older and _may_start(other) and not is_training
         if is_its:
             return str(other["metadata"]["name"])
     return None
@@ -207,6 +207,20 @@ def pool_reference(job: Manifest) -> str | None:
     """The pool that a job refers to; None: it has its own."""
     name: str | None = job["spec"].get("rollout", {}).get("poolRef", {}).get("name")
     return name
+
+
+def _may_start(job: Manifest) -> bool:
+    """Whether a job whose trainer is not there may get one: not if it is over, set aside, somebody
+    else's or wrong.
+    """
+    status = job.get("status", {})
+    is_refused = any(
+        it["type"] == ConditionType.ACCEPTED and it["status"] == "False"
+        for it in status.get("conditions", ())
+    )
+    is_ours = job["spec"].get("managedBy", MANAGED_BY) == MANAGED_BY
+    is_stopped = is_cancelled(job) or job["spec"].get("suspend", False)
+    return is_ours and not is_refused and not is_stopped and status.get("phase") not in SETTLED
 
 
 def _has_trainer(job: Manifest, store: Store) -> bool:

@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesRefused
 from srt_operator.background import at_once
@@ -40,12 +40,18 @@ _CONDITIONS: Final[Mapping[str, ConditionType]] = {
 _LOG: Final = logging.getLogger(__name__)
 
 
+Wanted: TypeAlias = tuple[str, str | None, Mapping[str, str]]
+"""Digest of an object, the uid of its owner, and a Secret's values: its digest, which whoever reads
+metadata sees, leaves them out.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _Applied:
     """An object as this process last applied it."""
 
-    wanted: str
-    """Digest of what was asked for, and whose it is."""
+    wanted: Wanted
+    """What was asked for, and whose it is."""
     ours: str
     """Digest of the fields that were ours afterwards."""
 
@@ -165,9 +171,9 @@ def _waiting_for(kind: str) -> ConditionType:
     return _CONDITIONS.get(kind, ConditionType.READY)
 
 
-def _wanted(manifest: Manifest) -> str:
-    metadata = manifest["metadata"]
-    return f"{metadata['annotations'][SPEC_HASH]}:{controller_uid(manifest)}"
+def _wanted(manifest: Manifest) -> Wanted:
+    digest = manifest["metadata"]["annotations"][SPEC_HASH]
+    return digest, controller_uid(manifest), manifest.get("stringData", {})
 
 
 def _ours(manifest: Manifest) -> str:

@@ -90,15 +90,21 @@ class CeleryDispatcher:
         return int(declared.message_count)
 
     async def forget(self, engines: Sequence[str]) -> None:
-        """Delete the queues of engines, with what waits in them. Raises CoordinationUnavailable."""
-        await self._in_thread(self._forget, [queue_of(self._job, engine) for engine in engines])
+        """Delete the queues of engines and the job's own, with what waits in them, whoever sent it.
+        Raises CoordinationUnavailable.
+        """
+        queues = [queue_of(self._job), *(queue_of(self._job, engine) for engine in engines)]
+        await self._in_thread(self._forget, queues)
 
     def _forget(self, queues: Sequence[str]) -> None:
         with broker_errors(self._app), self._app.connection_or_acquire() as connection:
-            channel = connection.default_channel
-            for queue in queues:
-                channel.queue_declare(queue=queue)  # so that there is something to delete
-                channel.queue_delete(queue=queue)
+            for name in queues:
+                # Declared with its exchange, as workers do: kombu deletes by what this process has
+                # declared, and would leave what other processes have sent.
+                queue = self._app.amqp.queues.new_missing(name)
+                bound = queue.bind(connection.default_channel)
+                bound.declare()
+                bound.delete()
 
     async def close(self) -> None:
         """Let go of the broker."""

@@ -302,3 +302,11 @@ def test_a_trace_that_is_not_there_is_refused_with_where_it_would_be(
     answer = srt("trace", "elsewhere")
     assert answer.exit_code == 2
     assert "telemetry.otlpEndpoint" in answer.err
+
+
+def test_a_file_of_one_namespace_is_not_submitted_to_another(srt: Srt, job: Path) -> None:
+    job.write_text(job.read_text().replace("metadata: {", "metadata: {namespace: prod, "))
+    answer = srt("submit", job, "-n", "team")
+    assert answer.exit_code == 2
+    sentence = "metadata.namespace is 'prod'; allowed beside -n team are that and none"
+    assert sentence in answer.err

@@ -101,3 +101,24 @@ def test_a_suspended_jobs_trainer_is_waited_for() -> None:
 def test_an_ended_trainer_holds_no_pool() -> None:
     jobs = job("old", minute=0, phase="Complete"), job("young", minute=1)
     assert "young" in served(*jobs, trainer_of("old", end="Complete"))
+
+
+REFUSED = {"conditions": [{"type": "Accepted", "status": "False"}], "phase": "Pending"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": REFUSED},
+        {"metadata": {"annotations": {"srt-rl.dev/cancelled": "true"}}},
+        {"spec": {"suspend": True}},
+        {"spec": {"managedBy": "kueue.x-k8s.io/multikueue"}},
+    ],
+)
+def test_a_job_that_will_not_start_holds_no_pool(changes: dict[str, Any]) -> None:
+    old = job("old", minute=0, phase="Pending")
+    young = job("young", minute=1, phase="Pending")
+    assert "young" not in served(old, young)
+    for part, values in changes.items():
+        old[part] = old[part] | values
+    assert "young" in served(old, young)

@@ -117,6 +117,15 @@ async def test_it_is_put_back_when_a_field_of_ours_is_anothers(scene: Scene) -> 
     assert told.messages == [told_once]
 
 
+async def test_a_secret_is_applied_again_when_its_values_are_others(scene: Scene) -> None:
+    """Its digest says nothing of them."""
+    upkeep, api, _, told = scene
+    for text in ("3", "3", "9", "9"):
+        await upkeep.ensure(thing("Secret") | {"stringData": {"steps": text}})
+    assert api.applied == ["Secret"] * 2
+    assert told.messages == []
+
+
 async def test_what_is_not_read_is_applied_anew_when_in_doubt(scene: Scene) -> None:
     upkeep, api, _, told = scene
     for _ in range(2):
