@@ -6,6 +6,7 @@
 
 use crate::candidates::Candidate;
 use crate::estimate::{Basis, Estimator, Recall, View, Weighted};
+use crate::heads::touch;
 use crate::origin::{Lane, RowId, Source, TokenId};
 use crate::rng::Rng;
 use crate::row::Row;
@@ -152,7 +153,9 @@ impl<'a> Drafter<'a> {
 
     /// Fetches what the draft of a row begins with, without waiting.
     pub(crate) fn touch(&self, tree: &Tree, row: &Row) {
-        tree.touch(&self.view.index.hashes(&row.tail), self.view.index);
+        let hashes = self.view.index.hashes(&row.tail);
+        touch(&tree.heads, &hashes);
+        self.view.index.touch(&hashes);
     }
 
     /// Drafts what may follow a row's text in its tree. Returns the match length.

@@ -6,6 +6,8 @@
 //! * Heads lie in buckets of one cache line. The table grows by one bucket at a time, splitting the
 //!   next one in turn (linear hashing), so no insertion waits for a table to be moved.
 
+use std::hint::black_box;
+
 use crate::origin::TokenId;
 use crate::paged::Paged;
 use crate::rng::mix;
@@ -111,12 +113,6 @@ impl Heads {
             Some(bucket.newest[slot])
         });
         found.unwrap_or(NONE)
-    }
-
-    /// Reads the cache line of a hash and does not wait for it: `replace` comes soon. What is
-    /// returned means nothing.
-    pub(crate) fn touch(&self, fragment: u32) -> u32 {
-        self.buckets.get(self.address(fragment)).map_or(0, |bucket| bucket.len)
     }
 
     /// Makes `newest` the head of a chain; returns the head before it.
@@ -331,6 +327,14 @@ impl Heads {
             }
         }
         num_heads == self.len && num_overflow + self.num_spare == self.spill.len()
+    }
+}
+
+/// Fetches the buckets of a context's chains and does not wait for them: they are looked at soon.
+pub(crate) fn touch(heads: &[Heads; NUM_CHAINS], hashes: &ContextHashes) {
+    for (chain, fragment) in hashes.chains(0) {
+        let heads = &heads[chain];
+        black_box(heads.buckets.get(heads.address(fragment)).map(|bucket| bucket.len));
     }
 }
 

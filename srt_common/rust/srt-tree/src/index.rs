@@ -7,7 +7,7 @@
 //! * Chains run from newer nodes to older ones.
 
 use crate::arena::split;
-use crate::heads::{ContextHashes, Heads, NONE, NUM_CHAINS};
+use crate::heads::{ContextHashes, Heads, NONE, NUM_CHAINS, touch};
 use crate::origin::TokenId;
 use crate::paged::Paged;
 use crate::tree::Tree;
@@ -82,9 +82,9 @@ impl GlobalIndex {
         ContextHashes::new(self.salt, context)
     }
 
-    /// Reads the heads of a context's chains and does not wait for them (`Heads::touch`).
-    pub(crate) fn touch(&self, hashes: &ContextHashes) -> u32 {
-        hashes.chains(0).fold(0, |sum, (chain, it)| sum ^ self.heads[chain].touch(it))
+    /// See `heads::touch`.
+    pub(crate) fn touch(&self, hashes: &ContextHashes) {
+        touch(&self.heads, hashes);
     }
 
     /// Puts a position at the head of the chains of orders above `above` that its context reaches;

@@ -7,17 +7,14 @@
 //!   it. An observation is in none: context, never a continuation.
 //! * A sequence whose beginning was evicted goes on without it: it begins at an offset above 0 and
 //!   continues nothing.
-//! * Removed blocks stay, marked dead and skipped by readers, until the dead are a quarter of the
-//!   tree: removal costs what goes.
-
-use std::hint::black_box;
+//! * Removed blocks stay, dead, until a quarter of the tree is: removal costs what goes.
 
 use hashbrown::HashMap;
 
 use crate::arena::{Arena, join, split};
 use crate::block::{BLOCK_TOKENS, Block};
 use crate::heads::{
-    ContextHashes, Heads, MAX_CHAIN_ORDER, NONE, NUM_CHAINS, table_growth_bytes, vec_bytes,
+    ContextHashes, Heads, MAX_CHAIN_ORDER, NONE, NUM_CHAINS, table_growth_bytes, touch, vec_bytes,
     vec_growth_bytes,
 };
 use crate::index::GlobalIndex;
@@ -194,7 +191,8 @@ impl Tree {
             let position = self.push(slot, token, &row, to.is_observation);
             if !to.is_observation {
                 let hashes = index.hashes(&text);
-                self.touch(&hashes, index);
+                touch(&self.heads, &hashes);
+                index.touch(&hashes);
                 if let Some((position, hashes)) = waiting.replace((position, hashes)) {
                     self.link_everywhere(slot, position, &hashes, 0, index);
                 }
@@ -243,16 +241,15 @@ impl Tree {
         for offset in 0..num_short {
             if self.arena.live(first).is_some_and(|block| !block.is_observation(offset)) {
                 let text = self.arena.text_before(first, offset, MAX_CHAIN_ORDER);
-                let position = join(first, offset);
-                self.link_everywhere(slot, position, &index.hashes(&text), offset, index);
+                self.link_everywhere(
+                    slot,
+                    join(first, offset),
+                    &index.hashes(&text),
+                    offset,
+                    index,
+                );
             }
         }
-    }
-
-    /// Fetches what a context's chains begin with, here and in the global index, without waiting.
-    pub(crate) fn touch(&self, hashes: &ContextHashes, index: &GlobalIndex) {
-        let here = hashes.chains(0).map(|(chain, fragment)| self.heads[chain].touch(fragment));
-        black_box(here.fold(index.touch(hashes), |a, b| a ^ b));
     }
 
     /// Links a position here and in the global index.
