@@ -241,13 +241,8 @@ impl Tree {
         for offset in 0..num_short {
             if self.arena.live(first).is_some_and(|block| !block.is_observation(offset)) {
                 let text = self.arena.text_before(first, offset, MAX_CHAIN_ORDER);
-                self.link_everywhere(
-                    slot,
-                    join(first, offset),
-                    &index.hashes(&text),
-                    offset,
-                    index,
-                );
+                let (position, hashes) = (join(first, offset), index.hashes(&text));
+                self.link_everywhere(slot, position, &hashes, offset, index);
             }
         }
     }
@@ -279,13 +274,12 @@ impl Tree {
 
     fn start(&mut self, id: SequenceId, origin: Option<Origin>, start: usize) -> u32 {
         let (blocks, is_ended) = (Vec::new(), false);
-        let sequence = Sequence { id, origin, blocks, start, len: 0, num_nodes: 0, is_ended };
-        let sequence = Some(sequence);
+        let it = Sequence { id, origin, blocks, start, len: 0, num_nodes: 0, is_ended };
         let slot = if let Some(slot) = self.free_sequences.pop() {
-            self.sequences[slot as usize] = sequence;
+            self.sequences[slot as usize] = Some(it);
             slot
         } else {
-            self.sequences.push(sequence);
+            self.sequences.push(Some(it));
             self.sequences.len() as u32 - 1
         };
         if origin.is_some() {
