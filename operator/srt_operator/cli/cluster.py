@@ -57,7 +57,7 @@ def submit(
         raise ConfigurationError(faults=[fault])
 
     async def create(api: Any, where: str) -> dict[str, Any]:
-        document["metadata"]["namespace"] = job.metadata.namespace or where
+        document["metadata"]["namespace"] = own or where
         made: dict[str, Any] = await api.create(document, is_dry_run=dry_run)
         return made
 

@@ -27,6 +27,8 @@ from srt_operator.cluster.resolution import (
     Refused,
     Resolved,
     cache_resource,
+    earliest,
+    is_ours,
     pool_reference,
     pool_resource,
     resolve,
@@ -36,7 +38,7 @@ from srt_operator.cluster.resolution import (
 from srt_operator.cluster.sayings import conditions_of
 from srt_operator.cluster.store import Key, controller_uid
 from srt_operator.conditions import Finding, is_true
-from srt_operator.constants import MANAGED_BY, ConditionType, Kind, Reason
+from srt_operator.constants import ConditionType, Kind, Reason
 from srt_operator.findings import CANCELLED_MESSAGE, deadline_message
 from srt_operator.manifests.kubernetes import rollout_pool, training, tree_cache
 from srt_operator.manifests.kubernetes.cluster import (
@@ -75,7 +77,7 @@ class JobController:
         if manifest is None:
             await self._context.companions.end(key)
             return None
-        if manifest["spec"].get("managedBy", MANAGED_BY) != MANAGED_BY:
+        if not is_ours(manifest):
             return None
         if manifest["metadata"].get("deletionTimestamp"):
             await self._context.companions.end(key)
@@ -101,7 +103,7 @@ class JobController:
         status = job_status.refused(manifest, refused, stop, now=now)
         due = await self._context.sayings.status(manifest, status)
         left = await self._expire(manifest, status.completion_time, now)
-        return soonest(due if left is None or (due is not None and due < left) else left, refused)
+        return soonest(earliest(due, left), refused)
 
     async def _advance(self, key: Key, manifest: Manifest, resolved: Resolved) -> float | None:
         now = self._context.clock.unix()
@@ -124,8 +126,7 @@ class JobController:
         )
         due = await self._context.sayings.status(manifest, status)
         left = await self._expire(manifest, status.completion_time, now)
-        moments = [decided.requeue_after, due, left]
-        return min((moment for moment in moments if moment is not None), default=None)
+        return earliest(decided.requeue_after, due, left)
 
     async def _plan(
         self, key: Key, backend: KubernetesBackend, manifest: Manifest, resolved: Resolved

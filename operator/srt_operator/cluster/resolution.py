@@ -42,9 +42,13 @@ class Refused(Exception):
 
 def soonest(due: float | None, refusal: Refused | None) -> float | None:
     """When to look again: what is waited for may come without a word."""
-    if refusal is None or refusal.missing is None:
-        return due
-    return RETRY_SECONDS if due is None else min(due, RETRY_SECONDS)
+    is_waiting = refusal is not None and refusal.missing is not None
+    return earliest(due, RETRY_SECONDS if is_waiting else None)
+
+
+def earliest(*moments: float | None) -> float | None:
+    """The first of those that there are."""
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,9 +222,13 @@ def _may_start(job: Manifest) -> bool:
         it["type"] == ConditionType.ACCEPTED and it["status"] == "False"
         for it in status.get("conditions", ())
     )
-    is_ours = job["spec"].get("managedBy", MANAGED_BY) == MANAGED_BY
     is_stopped = is_cancelled(job) or job["spec"].get("suspend", False)
-    return is_ours and not is_refused and not is_stopped and status.get("phase") not in SETTLED
+    return is_ours(job) and not is_refused and not is_stopped and status.get("phase") not in SETTLED
+
+
+def is_ours(job: Manifest) -> bool:
+    """Whether a job is left to this operator."""
+    return bool(job["spec"].get("managedBy", MANAGED_BY) == MANAGED_BY)
 
 
 def _has_trainer(job: Manifest, store: Store) -> bool:

@@ -23,17 +23,26 @@ PromptKey = NewType("PromptKey", bytes)
 PROMPT_KEY_BYTES = 16
 
 
+def read_secret(field: str, path: Path) -> bytes:
+    """A file's content without white space at its ends.
+
+    Raises:
+        ConfigurationError: it cannot be read; names ``field``.
+    """
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        fault = f"{field} is '{path}', which cannot be read: {error.strerror}"
+        raise ConfigurationError(faults=[fault]) from error
+
+
 def read_cache_secret(field: str, path: Path) -> bytes:
-    """The TreeCache's secret [1..64 bytes] in a file, without white space at its ends.
+    """The TreeCache's secret, 1 to 64 bytes.
 
     Raises:
         ConfigurationError: it cannot be read, or has another size; names ``field``.
     """
-    try:
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        fault = f"{field} is '{path}', which cannot be read: {error.strerror}"
-        raise ConfigurationError(faults=[fault]) from error
+    secret = read_secret(field, path)
     if not 1 <= len(secret) <= hashlib.blake2b.MAX_KEY_SIZE:
         fault = f"{field} is '{path}', which holds {len(secret)} bytes; allowed are 1 to 64"
         raise ConfigurationError(faults=[fault])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +16,7 @@ from srt_common.bearer import BearerToken
 from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination
 from srt_common.errors import ConfigurationError
-from srt_common.keys import read_cache_secret, tokenizer_fingerprint
+from srt_common.keys import read_cache_secret, read_secret, tokenizer_fingerprint
 from srt_common.telemetry.instruments import RolloutInstruments
 from srt_trainer.algorithms.grpo import GRPO
 from srt_trainer.announcements import Announcer
@@ -144,15 +143,6 @@ def _cache_secret(settings: TrainerSettings) -> bytes:
     if settings.cache is None:
         return settings.job.encode()
     return read_cache_secret("cache.secret_file", settings.cache.secret_file)
-
-
-def read_secret(field: str, path: Path) -> bytes:
-    """A file's content without white space at its ends. Raises ConfigurationError."""
-    try:
-        return path.read_bytes().strip()
-    except OSError as error:
-        fault = f"{field} {path} cannot be read: {error.strerror}"
-        raise ConfigurationError(faults=[fault]) from error
 
 
 def stop_token_ids(tokenizer: Tokenizer, model: Any) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ def _run_id(folder: Path) -> str:
     """Stays with the run folder: what is resumed goes on, another run of the job is another."""
     file = folder / WANDB_ID_FILE
     if not file.exists():
-        file.write_text(secrets.token_hex(8))
+        write_durably(file, secrets.token_hex(8).encode())
     return file.read_text()
 
 
