@@ -23,9 +23,10 @@ pub(crate) enum State {
 
 /// Consecutive positions of one sequence. All blocks of a sequence but its last are full.
 ///
-/// Laid out so that what drafting reads lies together, links last.
+/// Laid out so that what drafting reads of a position lies in few cache lines: what is said of the
+/// whole block in the first, then tokens, then links.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Block {
     targets: Vec<SoftTarget>,
     /// Slot of the sequence in its tree.
@@ -42,12 +43,16 @@ pub(crate) struct Block {
     used: u32,
     len: u8,
     pub(crate) state: State,
-    /// Where the soft targets of each position end in `targets`.
-    row_ends: [u16; BLOCK_TOKENS],
+    /// Lets tokens begin a cache line.
+    _padding: u64,
     pub(crate) tokens: [TokenId; BLOCK_TOKENS],
     /// Per chain the position before this one with the same context; `NONE` at the end.
     pub(crate) links: [[u32; NUM_CHAINS]; BLOCK_TOKENS],
+    /// Where the soft targets of each position end in `targets`.
+    row_ends: [u16; BLOCK_TOKENS],
 }
+
+const _: () = assert!(std::mem::offset_of!(Block, tokens) == 64);
 
 impl Block {
     pub(crate) fn new(sequence: u32, ordinal: usize, previous: u32, weight: f32) -> Self {
@@ -64,6 +69,7 @@ impl Block {
             observations: 0,
             used: 0,
             state: State::Live,
+            _padding: 0,
         }
     }
 
@@ -100,6 +106,9 @@ impl Block {
 
     /// The soft targets of a position; empty where it has none.
     pub(crate) fn soft_row(&self, index: usize) -> &[SoftTarget] {
+        if self.targets.is_empty() {
+            return &[]; // without a look at another cache line
+        }
         let start = if index == 0 { 0 } else { self.row_ends[index - 1] };
         &self.targets[usize::from(start)..usize::from(self.row_ends[index])]
     }

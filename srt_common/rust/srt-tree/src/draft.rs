@@ -6,7 +6,6 @@
 
 use crate::candidates::Candidate;
 use crate::estimate::{Basis, Estimator, Recall, View, Weighted};
-use crate::heads::touch;
 use crate::origin::{Lane, RowId, Source, TokenId};
 use crate::rng::Rng;
 use crate::row::Row;
@@ -149,13 +148,6 @@ impl<'a> Drafter<'a> {
     pub(crate) fn end_row(&mut self, match_length: usize) {
         self.drafts.match_length.push(match_length as i32);
         self.drafts.offsets.push(self.drafts.token_ids.len() as i32);
-    }
-
-    /// Fetches what the draft of a row begins with, without waiting.
-    pub(crate) fn touch(&self, tree: &Tree, row: &Row) {
-        let hashes = self.view.index.hashes(&row.tail);
-        touch(&tree.heads, &hashes);
-        self.view.index.touch(&hashes);
     }
 
     /// Drafts what may follow a row's text in its tree. Returns the match length.

@@ -40,7 +40,7 @@ pub(crate) struct View<'a> {
 
 impl View<'_> {
     /// Positions to read a chain: half as many tell the most probable token.
-    fn max_recent_for(&self, mode: Mode) -> usize {
+    pub(crate) fn max_recent_for(&self, mode: Mode) -> usize {
         if mode == Mode::PointMass { self.max_recent.div_ceil(2) } else { self.max_recent }
     }
 }
@@ -255,6 +255,11 @@ impl Estimator {
     }
 }
 
+/// Positions to read of a chain over all trees where so many are read of one in the prompt's own.
+pub(crate) fn rarely(max_recent: usize) -> usize {
+    max_recent.div_ceil(GLOBAL_RARITY)
+}
+
 /// Share of q below which a mixture is done.
 fn negligible(mode: Mode) -> f64 {
     if mode == Mode::PointMass { NEGLIGIBLE_TO_POINT_MASS } else { NEGLIGIBLE }
@@ -271,8 +276,7 @@ fn read(
     if let Some(tree) = home {
         search.read_local(tree, order, asked);
     } else {
-        let max_recent = asked.max_recent.div_ceil(GLOBAL_RARITY);
-        let asked = Question { max_recent, ..*asked };
+        let asked = Question { max_recent: rarely(asked.max_recent), ..*asked };
         search.read_global((view.index, view.trees), order, &asked);
     }
 }

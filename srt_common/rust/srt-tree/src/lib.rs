@@ -7,7 +7,7 @@
 //! | part | modules |
 //! |---|---|
 //! | what is held | `block`, `arena`, `tree`, `heads`, `index`, `paged`, `soft` |
-//! | what follows a context | `candidates`, `estimate`, `tables`, `draft` |
+//! | what follows a context | `candidates`, `estimate`, `tables`, `draft`, `fetch` |
 //! | what engines call | `forest`, `step`, `row`, `memory`, `early`, `evicted`, `outbox` |
 //! | what replays add | `recorded` |
 //! | what lasts | `packed`, `snapshot`, `learned`, `check` |
@@ -25,6 +25,7 @@ mod early;
 mod error;
 mod estimate;
 mod evicted;
+mod fetch;
 mod forest;
 mod heads;
 mod index;

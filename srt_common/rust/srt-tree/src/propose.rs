@@ -3,10 +3,12 @@
 //! Trees and tables are only read, and a row has its own randomness: what is drafted does not depend
 //! on how many threads there are.
 
+use std::ops::Range;
 use std::thread;
 
 use crate::draft::{Drafter, Drafts, Draw, Limits};
 use crate::estimate::View;
+use crate::fetch::{Asking, ROWS_AT_ONCE, fetch};
 use crate::forest::Forest;
 use crate::origin::RowId;
 use crate::row::Row;
@@ -77,23 +79,20 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Drafts for the rows, if nobody has. What the next row begins with is on its way from memory
-    /// meanwhile.
+    /// Drafts for the rows, if nobody has.
     fn draft(&mut self, step: &Step<'_>) {
         if self.totals.is_some() {
             return;
         }
         let mut totals = RowStats::default();
-        let mut asked = self.asked(0, step);
         for n in 0..self.rows.len() {
-            let next = self.asked(n + 1, step);
-            if let Some((tree, _)) = next {
-                self.drafter.touch(tree, self.rows[n + 1]);
+            if n % ROWS_AT_ONCE == 0 {
+                self.fetch(n..(n + ROWS_AT_ONCE).min(self.rows.len()), step);
             }
             let at = self.first + n;
             let stats = RowStats { num_steps: step.num_passes(at), ..RowStats::default() };
             let mut matched = 0;
-            if let Some((tree, max_tokens)) = std::mem::replace(&mut asked, next) {
+            if let Some((tree, max_tokens)) = self.asked(n, step) {
                 let limits = Limits { max_tokens, min_survival: step.min_survival };
                 matched = self.drafter.propose(RowId(step.rows[at]), self.rows[n], tree, limits);
             }
@@ -102,6 +101,15 @@ impl<'a> Part<'a> {
             totals.add(&stats);
         }
         self.totals = Some(totals);
+    }
+
+    /// Has what some of the rows begin with on its way from memory.
+    fn fetch(&self, rows: Range<usize>, step: &Step<'_>) {
+        let asking = rows.filter_map(|n| {
+            let (tree, _) = self.asked(n, step)?;
+            Some(Asking { tree, context: &self.rows[n].tail, mode: self.rows[n].mode })
+        });
+        fetch(&self.drafter.view, asking);
     }
 
     /// The tree that the `n`th of the rows is to draft from, and how many tokens at most.
