@@ -186,7 +186,7 @@ impl<'a> Drafter<'a> {
             }
             let pick = self.draw.draw(id, position, &self.estimator.q, &mut row.rng);
             let token = self.estimator.q[pick].token;
-            self.attribute(&mut drafted, row, token);
+            self.attribute(&mut drafted, row, pick);
             row.draft.positions.push(drafted);
             self.drafts.push(token, &self.estimator.q, survival);
             self.context.push(token);
@@ -198,10 +198,10 @@ impl<'a> Drafter<'a> {
         match_length
     }
 
-    /// Notes where a drafted token comes from.
-    fn attribute(&self, drafted: &mut Drafted, row: &Row, token: TokenId) {
-        drafted.token = Some(token);
-        drafted.supplier = self.estimator.supplier(&row.draft.recall, &drafted.basis, token);
+    /// Notes which token of q was picked and where it comes from.
+    fn attribute(&self, drafted: &mut Drafted, row: &Row, pick: usize) {
+        drafted.token = Some(self.estimator.q[pick].token);
+        drafted.supplier = self.estimator.supplier(pick);
         let origin = drafted.supplier.and_then(|supplier| {
             let (block, _) = supplier.place(self.view.trees)?;
             self.view.trees[supplier.tree as usize].as_deref()?.at(block.sequence)?.origin

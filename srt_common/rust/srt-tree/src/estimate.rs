@@ -54,21 +54,20 @@ pub struct Weighted {
     pub probability: f32,
 }
 
-/// One token's weight at one candidate.
-#[derive(Debug, Clone, Copy)]
-struct Evidence {
-    token: TokenId,
-    weight: f32,
-    matched: u8,
-    is_local: bool,
-    candidate: u16,
-}
-
 /// What estimates rested on, kept until the tokens that came are known.
 #[derive(Debug, Default)]
 pub(crate) struct Recall {
-    levels: Vec<Level>,
-    evidence: Vec<Evidence>,
+    levels: Vec<Noted>,
+    tokens: Vec<TokenId>,
+    counts: Vec<f32>,
+}
+
+/// A level, and where the weights of an estimate's tokens at it lie: of the first ones, the others
+/// have none.
+#[derive(Debug)]
+struct Noted {
+    level: Level,
+    counts: Range<u32>,
 }
 
 /// The part of a [`Recall`] that belongs to one estimate.
@@ -76,13 +75,14 @@ pub(crate) struct Recall {
 pub(crate) struct Basis {
     /// Deepest first.
     levels: Range<usize>,
-    evidence: Range<usize>,
+    tokens: Range<usize>,
 }
 
 impl Recall {
     pub(crate) fn clear(&mut self) {
         self.levels.clear();
-        self.evidence.clear();
+        self.tokens.clear();
+        self.counts.clear();
     }
 
     /// The levels of an estimate from the lowest up, each with the share of `token` in it.
@@ -91,21 +91,23 @@ impl Recall {
         basis: &Basis,
         token: TokenId,
     ) -> impl Iterator<Item = (Level, f32)> {
-        let mut weights = [[0.0_f32; MAX_LOCAL_ORDER + 2]; 2];
-        for it in &self.evidence[basis.evidence.clone()] {
-            if it.token == token {
-                weights[usize::from(it.is_local)][usize::from(it.matched)] += it.weight;
-            }
-        }
-        for scope in &mut weights {
-            for matched in (0..=MAX_LOCAL_ORDER).rev() {
-                scope[matched] += scope[matched + 1];
-            }
-        }
-        self.levels[basis.levels.clone()].iter().rev().map(move |level| {
-            let scope = &weights[usize::from(level.is_local)];
-            (*level, scope[ORDERS[usize::from(level.order)]] / level.total)
+        let place = self.tokens[basis.tokens.clone()].iter().position(|&its| its == token);
+        self.levels[basis.levels.clone()].iter().rev().map(move |noted| {
+            let counts = &self.counts[noted.counts.start as usize..noted.counts.end as usize];
+            let count = place.and_then(|place| counts.get(place)).copied().unwrap_or(0.0);
+            (noted.level, count / noted.level.total)
         })
+    }
+
+    /// Notes a level and what its scope has counted for each entry.
+    fn note(&mut self, level: Level, sum: &mut Sum, entries: &[Entry]) {
+        if sum.noted.is_empty() {
+            let start = self.counts.len() as u32;
+            let scope = usize::from(level.is_local);
+            self.counts.extend(entries.iter().map(|entry| entry.counts[scope]));
+            sum.noted = start..self.counts.len() as u32;
+        }
+        self.levels.push(Noted { level, counts: sum.noted.clone() });
     }
 }
 
@@ -128,6 +130,8 @@ struct Entry {
     q: f32,
     /// Weight so far: in all trees, in the prompt's own.
     counts: [f32; 2],
+    /// The candidate with the longest match that has it: its scope, and its place there.
+    supplier: (bool, u16),
 }
 
 /// Makes estimates; holds what can be reused from one to the next.
@@ -171,7 +175,7 @@ impl Estimator {
         let hashes = view.index.hashes(context);
         let asked = Question { context, hashes, max_recent: view.max_recent_for(mode) };
         let basis = self.mix(view, tree, (&asked, negligible(mode)), recall);
-        let deepest = *recall.levels.get(basis.levels.start)?;
+        let deepest = recall.levels.get(basis.levels.start)?.level;
         let confidence = self.entries.iter().map(|entry| entry.q).fold(0.0, f32::max);
         let matched = self.searches.iter().filter_map(|search| search.found.first());
         let matched = matched.map(|candidate| candidate.matched).max().unwrap_or(0);
@@ -184,16 +188,10 @@ impl Estimator {
         })
     }
 
-    /// The candidate that supplied `token`: the one with the longest match.
-    pub(crate) fn supplier(
-        &self,
-        recall: &Recall,
-        basis: &Basis,
-        token: TokenId,
-    ) -> Option<Candidate> {
-        let evidence = &recall.evidence[basis.evidence.clone()];
-        let it = evidence.iter().find(|it| it.token == token)?;
-        self.searches[usize::from(it.is_local)].found.get(usize::from(it.candidate)).copied()
+    /// The candidate that supplied a token of `q`: the one with the longest match.
+    pub(crate) fn supplier(&self, pick: usize) -> Option<Candidate> {
+        let (is_local, candidate) = self.entries.get(pick)?.supplier;
+        self.searches[usize::from(is_local)].found.get(usize::from(candidate)).copied()
     }
 
     /// Mixes the levels from the deepest up into `entries`, as long as they matter; notes in
@@ -206,7 +204,7 @@ impl Estimator {
         recall: &mut Recall,
     ) -> Basis {
         self.entries.clear();
-        let (first_level, first_evidence) = (recall.levels.len(), recall.evidence.len());
+        let (first_level, first_token) = (recall.levels.len(), recall.tokens.len());
         let mut sums = [Sum::new(false), Sum::new(true)];
         let mut remaining = 1.0;
         'levels: for order in (0..NUM_ORDERS).rev() {
@@ -219,12 +217,12 @@ impl Estimator {
                     read(search, view, is_local.then_some(tree), ORDERS[order], asked);
                 }
                 let sum = &mut sums[usize::from(is_local)];
-                sum.count(view, &search.found, ORDERS[order], (&mut self.entries, recall));
+                sum.count(view, &search.found, ORDERS[order], &mut self.entries);
                 let Some(level) = sum.level(order) else { continue };
                 let weight = view.tables.mixing_weight(level);
                 sum.share += (remaining * weight) as f32 / level.total;
                 remaining *= 1.0 - weight;
-                recall.levels.push(level);
+                recall.note(level, sum, &self.entries);
                 if remaining < negligible {
                     break 'levels;
                 }
@@ -233,8 +231,8 @@ impl Estimator {
         for sum in &mut sums {
             sum.pay_out(&mut self.entries);
         }
-        let evidence = first_evidence..recall.evidence.len();
-        Basis { levels: first_level..recall.levels.len(), evidence }
+        recall.tokens.extend(self.entries.iter().map(|entry| entry.token));
+        Basis { levels: first_level..recall.levels.len(), tokens: first_token..recall.tokens.len() }
     }
 
     /// Cuts the mixture to what is shipped: 8 tokens or, for a point mass, one.
@@ -290,11 +288,13 @@ struct Sum {
     distinct: u16,
     /// What each unit of weight counted so far adds to q and has not added yet.
     share: f32,
+    /// Where a [`Recall`] has the counts of now; nowhere while they are new.
+    noted: Range<u32>,
 }
 
 impl Sum {
     fn new(is_local: bool) -> Self {
-        Self { is_local, num_counted: 0, total: 0.0, distinct: 0, share: 0.0 }
+        Self { is_local, num_counted: 0, total: 0.0, distinct: 0, share: 0.0, noted: 0..0 }
     }
 
     /// The level that the counts make at an order; none while nothing is counted.
@@ -309,45 +309,45 @@ impl Sum {
         view: &View<'_>,
         found: &[Candidate],
         order: usize,
-        (entries, recall): (&mut Vec<Entry>, &mut Recall),
+        entries: &mut Vec<Entry>,
     ) {
         let fresh = &found[self.num_counted..];
         if fresh.first().is_none_or(|it| usize::from(it.matched) < order) {
             return;
         }
         self.pay_out(entries);
+        self.noted = 0..0;
         let probabilities = SoftTarget::probabilities();
         for it in fresh.iter().take_while(|it| usize::from(it.matched) >= order) {
-            let candidate = self.num_counted as u16;
+            let supplier = (self.is_local, self.num_counted as u16);
             self.num_counted += 1;
             let Some((block, index)) = it.place(view.trees) else { continue };
-            let (weight, matched, is_local) = (block.weight, it.matched, self.is_local);
-            let says = |token, weight| Evidence { token, weight, matched, is_local, candidate };
             let row = if view.soft_targets { block.soft_row(index) } else { &[] };
             if row.is_empty() {
-                recall.evidence.push(says(block.tokens[index], weight));
-                self.add(block.tokens[index], weight, 0, entries);
-                continue;
+                self.add((block.tokens[index], block.weight), 0, supplier, entries);
             }
-            recall.evidence.extend(row.iter().map(|target| {
-                says(target.token(), weight * probabilities[usize::from(target.code())])
-            }));
             for (rank, target) in row.iter().enumerate() {
-                let weight = weight * probabilities[usize::from(target.code())];
-                self.add(target.token(), weight, rank, entries);
+                let weight = block.weight * probabilities[usize::from(target.code())];
+                self.add((target.token(), weight), rank, supplier, entries);
             }
         }
     }
 
     /// Counts one token. Rows tend to agree, so it is looked for at its rank first.
-    fn add(&mut self, token: TokenId, weight: f32, rank: usize, entries: &mut Vec<Entry>) {
+    fn add(
+        &mut self,
+        (token, weight): (TokenId, f32),
+        rank: usize,
+        supplier: (bool, u16),
+        entries: &mut Vec<Entry>,
+    ) {
         self.total += weight;
         let is_same = |entry: &Entry| entry.token == token;
         let at = if entries.get(rank).is_some_and(is_same) {
             rank
         } else {
             entries.iter().position(is_same).unwrap_or_else(|| {
-                entries.push(Entry { token, q: 0.0, counts: [0.0; 2] });
+                entries.push(Entry { token, q: 0.0, counts: [0.0; 2], supplier });
                 entries.len() - 1
             })
         };
