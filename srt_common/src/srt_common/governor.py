@@ -200,6 +200,11 @@ class Governor:
         return lengths
 
     @property
+    def is_paused(self) -> bool:
+        """Whether the next `plan` is one of those undrafted because drafting did not pay."""
+        return self._pause_left > 0
+
+    @property
     def is_listening(self) -> bool:
         """Whether the step before the last `plan` would tell anything."""
         before, *kinds = self._kinds
@@ -242,7 +247,7 @@ class Governor:
         return GovernorStats(
             self._num_probe_steps,
             self._num_off_steps,
-            self._pause_left > 0,
+            self.is_paused,
             self._gain.value,
             self._cost.base,
             self._cost.per_token,
@@ -251,7 +256,7 @@ class Governor:
 
     # -- inside
     def _next_kind(self) -> _Kind:
-        if self._pause_left > 0:
+        if self.is_paused:
             self._pause_left -= 1
             self._num_off_steps += 1
             return _Kind.PAUSED

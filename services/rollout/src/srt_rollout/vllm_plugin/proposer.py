@@ -189,7 +189,9 @@ class TreeDrafter:
         """Whether nothing is verified in this step and the trees will not ask for its soft targets.
         The random numbers are those of verification, so tensor-parallel ranks need not agree.
         """
-        return self._num_untold_steps > 0 and not any(num_draft_tokens)
+        governor = self._drafter.governor
+        is_undrafted = self._num_untold_steps > 0 or (governor is not None and governor.is_paused)
+        return is_undrafted and not any(num_draft_tokens)
 
     def draft_distributions(self, num_draft_tokens: list[int]) -> SparseDraft:
         """Q of the drafts about to be verified; a draft that is not ours counts as a point mass,
