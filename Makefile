@@ -11,7 +11,7 @@ RUST := srt_common/rust
 PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-rows bench-cluster bench-learning bench-core fuzz test-oldest-vllm cluster-packages test-cluster compose-packages test-compose images chart lock clean
+.PHONY: help install demo test test-rust test-unit test-integration lint format types bench bench-live bench-live-http bench-rows bench-cluster bench-learning bench-core fuzz test-oldest-vllm cluster-packages test-cluster compose-packages test-compose images chart lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -85,8 +85,11 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 	$(BIN)/python docs/benchmarks/trees.py
 	$(BIN)/python docs/benchmarks/traces.py
 
-bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (5 minutes, not in CI)
+bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (20 minutes, not in CI)
 	$(BIN)/python docs/benchmarks/live.py
+
+bench-live-http: install ## the same through HTTP: what a rollout pod's processes cost (5 minutes, not in CI)
+	PYTHONPATH=tests $(BIN)/python docs/benchmarks/live_http.py
 
 bench-rows: install ## what SRT adds to an engine step on the host, by rows and threads (1 minute, not in CI)
 	$(BIN)/python docs/benchmarks/rows.py
