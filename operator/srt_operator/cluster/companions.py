@@ -159,6 +159,7 @@ class Companion:
 
     async def _read(self, http: httpx.AsyncClient, coordination: Coordination) -> None:
         engines = EngineCounters(
+            http,
             self.place.engines,
             token=self._token,
             write=self.note,
