@@ -3,7 +3,7 @@
 With the back end ``static`` it carries one given job through instead (`static_run`).
 
 Exit status: 0 after SIGTERM, 1 when the lease is lost or the API server is away at the start, 2 for
-wrong settings.
+wrong settings. Where watches fail and cannot end, it is killed (`handlers.HUNG_SECONDS`).
 """
 
 from __future__ import annotations
