@@ -3,7 +3,7 @@
 With the back end ``static`` it carries one given job through instead (`static_run`).
 
 Exit status: 0 after SIGTERM, 1 when the lease is lost or the API server is away at the start, 2 for
-wrong settings.
+wrong settings. Where watches fail and cannot end, it is killed (`handlers.HUNG_SECONDS`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from srt_operator.backends.kubernetes_api import (
 )
 from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.context import Context
+from srt_operator.cluster.listing import Listing
 from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.probes import Health, Metrics, serving
 from srt_operator.cluster.queue import WorkQueue
@@ -122,11 +123,8 @@ async def serve(settings: OperatorSettings) -> int:
         metrics.is_leading.set(1)
         cluster = make_cluster(key=await operator_key(api, settings.namespace))
         acting = api.fenced(lambda: election.is_held)
-        operator = Operator(
-            _context(settings, acting, queue, cluster, clock, companions),
-            namespaces=settings.watch_namespaces,
-            observe_look=metrics.observe_look,
-        )
+        context = _context(settings, acting, queue, cluster, clock, companions)
+        operator = _operator(settings, context, metrics)
         health.ask(operator.fault)
         lost = asyncio.create_task(beside.run(_leave_when_lost(election)), name="lease")
         entered = watching(operator, namespaces=settings.watch_namespaces)
@@ -167,6 +165,17 @@ def _context(
         clock=clock,
         companions=companions,
     )
+
+
+def _operator(settings: OperatorSettings, context: Context, metrics: Metrics) -> Operator:
+    listing = Listing(
+        context.api,
+        context.store,
+        context.clock,
+        namespaces=settings.watch_namespaces,
+        observe_forbidden=metrics.forbidden.set,
+    )
+    return Operator(context, listing=listing, observe_look=metrics.observe_look)
 
 
 def _cluster(settings: OperatorSettings) -> partial[Cluster]:

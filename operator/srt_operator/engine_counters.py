@@ -17,11 +17,10 @@ import msgspec
 from srt_common.clock import Clock
 from srt_common.messages.rollouts import DECODE_LOAD, LOAD_PATH, STATS_PATH
 from srt_operator.engine_now import EngineNow, engine_now
-from srt_operator.http_client import answer_of, plain_client
+from srt_operator.http_client import answer_of
 from srt_operator.run_lines import Line
 
 READ_SECONDS: Final = 2.0
-TIMEOUT_SECONDS: Final = 5.0
 COUNTED: Final = (
     "num_steps",
     "num_lookups",
@@ -72,10 +71,13 @@ class CounterTotal:
 
 
 class EngineCounters:
-    """Reads load and counters of all engines and hands on what they come to."""
+    """Reads load and counters of all engines and hands on what they come to. Belongs to one event
+    loop.
+    """
 
     def __init__(
         self,
+        client: httpx.AsyncClient,
         engines: Mapping[str, str],
         *,
         token: Callable[[], str],
@@ -83,9 +85,11 @@ class EngineCounters:
         bubbles: Callable[[], Mapping[str, str]],
         clock: Clock,
     ) -> None:
-        """``engines``: base URL by name; ``bubbles``: types of the open ones by engine; ``write``
-        gets a line for each reading.
+        """``client``: closed by whoever gives it; ``engines``: base URL by name; ``bubbles``: types
+        of the open ones by engine; ``write`` gets a line for each reading, ``token`` is asked for
+        it.
         """
+        self._client = client
         self._engines = engines
         self._token = token
         self._write = write
@@ -105,9 +109,8 @@ class EngineCounters:
 
     async def read(self) -> None:
         """Read every engine that answers, and write one line when any did."""
-        async with plain_client(timeout=TIMEOUT_SECONDS) as client:
-            client.headers["authorization"] = f"Bearer {self._token()}"
-            answers = await asyncio.gather(*(self._look(client, name) for name in self._engines))
+        authority = {"authorization": f"Bearer {self._token()}"}
+        answers = await asyncio.gather(*(self._look(name, authority) for name in self._engines))
         self.now = {answer.load.engine: answer for answer in answers if answer is not None}
         if self.now:
             self._write(
@@ -119,12 +122,13 @@ class EngineCounters:
                 }
             )
 
-    async def _look(self, client: httpx.AsyncClient, name: str) -> EngineNow | None:
+    async def _look(self, name: str, authority: Mapping[str, str]) -> EngineNow | None:
         """One engine; None: it does not answer."""
-        load = await answer_of(client, self._engines[name] + LOAD_PATH, DECODE_LOAD.decode)
+        client, url = self._client, self._engines[name]
+        load = await answer_of(client, url + LOAD_PATH, DECODE_LOAD.decode, headers=authority)
         if load is None:
             return None
-        counts = await answer_of(client, self._engines[name] + STATS_PATH, counts_in)
+        counts = await answer_of(client, url + STATS_PATH, counts_in, headers=authority)
         if counts is not None:
             self._totals[name].add(counts)
         total, at = self._totals[name].total(), self._clock.monotonic()

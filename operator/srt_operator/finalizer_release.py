@@ -3,6 +3,7 @@
 * Without it a job deleted after the uninstall would wait for ever for an operator that is gone.
 * The operator is gone before the first finalizer is, so that it cannot put one back.
 * What the operator made for itself goes too: its key and its lease.
+* A watched namespace that was deleted, or in which the hook has no rights any more, is passed over.
 * Jobs and their pods stay, and what they have in Redis stays; deleting a job then deletes its pods.
 * Running it twice does nothing more than running it once.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from srt_operator.backends.kubernetes_api import (
+    HTTP_FORBIDDEN,
     KubernetesApi,
     KubernetesConflict,
     KubernetesRefused,
@@ -89,12 +91,14 @@ async def _end_operator(api: KubernetesApi, release: Release) -> None:
 
 
 async def _resources(api: KubernetesApi, kind: str, namespace: str | None) -> list[Manifest]:
-    """Every resource of one kind; none where its definition is gone."""
+    """Every resource of one kind; none where its definition is gone, or the one namespace."""
     try:
         found, _ = await api.list(kind, namespace)
     except KubernetesRefused as error:
-        if error.status != NOT_FOUND:
+        is_passed_over = namespace is not None and error.status == HTTP_FORBIDDEN
+        if error.status != NOT_FOUND and not is_passed_over:
             raise
+        _LOG.warning("nothing to release", extra={"kind": kind, "reason": error.reason})
         return []
     return found
 

@@ -103,8 +103,9 @@ def _failure_of(job: JobView, member: Member) -> Verdict:
     if exit_code == PROCESS_REFUSED_CONFIGURATION:
         message = f"{member.name} refused its settings; its log says why"
         return Verdict(failure=Reason.CONFIGURATION_REFUSED, message=message)
+    why = f" ({status.detail})" if status and status.detail else ""
     message = (
-        f"{member.name} ended with status {exit_code} "
+        f"{member.name} ended with status {exit_code}{why} "
         f"after {job.spec.backoff_limit} restarts, its backoffLimit"
     )
     return Verdict(failure=Reason.BACKOFF_LIMIT_EXCEEDED, message=message)

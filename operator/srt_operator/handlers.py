@@ -3,6 +3,8 @@
 * Low-level handlers only: kopf leaves no annotation and no finalizer on anything, and remembers no
   object: its copies of every object at every event cost more than what is done with them.
 * What watches miss is made good by `Operator.resync`.
+* A watch never gives up: kopf ends with the first one that does, with the others of that moment
+  still there and deaf. A namespace that is deleted refuses its watches, and may come back.
 * Watches have an event loop of their own: reading and handing on an event takes 1.5 ms, hundreds
   come at once, and each `await` of a look would wait for them.
 """
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 from typing import Any, Final, Protocol, cast
 
 import kopf
@@ -25,6 +28,12 @@ from srt_operator.manifests.kubernetes.objects import MANAGER, Manifest
 SELECTOR: Final = f"app.kubernetes.io/managed-by={MANAGER}"
 """Of objects that we make."""
 _STARTER: Final = "kopf._core.reactor.running"
+PAUSES: Final = (1.0, 2.0, 5.0, 15.0)
+"""Seconds before each further try of a call that was refused or not answered."""
+LAST_PAUSE: Final = 30.0
+"""Seconds before all later ones."""
+HUNG_SECONDS: Final = 20.0
+"""A kopf that fails otherwise and cannot end by then takes the process with it."""
 CHILDREN: Final = ("StatefulSet", "Job", "Pod", "Service", "PodDisruptionBudget")
 
 
@@ -135,6 +144,14 @@ class _NoMemory(kopf.DiffBaseStorage, kopf.ProgressStorage):
         return essence
 
 
+class Pauses:
+    """Between tries, without end: kopf counts the tries of what has a length, and gives up."""
+
+    def __iter__(self) -> Iterator[float]:
+        """From the first try on."""
+        return chain(PAUSES, repeat(LAST_PAUSE))
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = _NoMemory()
@@ -144,6 +161,8 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 270
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = Pauses()
+    settings.process.ultimate_exiting_timeout = HUNG_SECONDS
     for kind in CHILDREN:
         group, _, version = API_VERSIONS[kind].rpartition("/")
         settings.watching.label_selectors[group, version, PLURALS[kind]] = SELECTOR

@@ -23,6 +23,7 @@ from srt_operator.background import going_on
 from srt_operator.constants import Phase
 from srt_operator.display import Display
 from srt_operator.engine_counters import EngineCounters
+from srt_operator.http_client import plain_client
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
 from srt_operator.manifests.process import LocalSite
@@ -140,6 +141,7 @@ async def _companions(job: SRTJob, site: LocalSite) -> AsyncIterator[_Companions
     async with AsyncExitStack() as stack:
         companions = _Companions()
         companions.counters = EngineCounters(
+            await stack.enter_async_context(plain_client()),
             urls(job, site, Component.ROLLOUT),
             token=token_in(site.layout.token),
             write=partial(append_line, site.layout.engines),

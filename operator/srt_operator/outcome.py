@@ -11,10 +11,12 @@ from rich.table import Table
 
 from srt_common.errors import ConfigurationError
 from srt_operator.compare import OFF, ON, arm_layout, joined
+from srt_operator.constants import ConditionType
 from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import read_lines, replace_text
+from srt_operator.status import SRTJobStatus
 from srt_operator.summary import RunRecord, Summary, arm_summary
 from srt_operator.tables import arm_rows, conclusion
 
@@ -53,6 +55,14 @@ def show_outcome(console: Console, layout: RunLayout) -> bool:
         if text:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     return True
+
+
+def failure_of(status: SRTJobStatus) -> str | None:
+    """Why a job failed, as a sentence for people; None: it has not."""
+    for condition in status.conditions:
+        if condition.type is ConditionType.FAILED and condition.status == "True":
+            return f"Failed ({condition.reason}): {condition.message}"
+    return None
 
 
 def job_of(layout: RunLayout) -> SRTJob:

@@ -56,7 +56,7 @@ class ProcessStatus:
     exit_code: int | None = None
     """Of an exited process; negative: the signal that ended it."""
     detail: str = ""
-    """What keeps it from being ready, for people."""
+    """What keeps it from being ready, or ended it, for people."""
 
     @property
     def is_alive(self) -> bool:

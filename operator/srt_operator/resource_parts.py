@@ -107,7 +107,9 @@ class EnvVariable(Part):
     """A variable of the main container."""
 
     name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Not one of the suite's own; on engines none that loads code, ``LD_*`` or ``PYTHON*``."""
+    """Not one of the suite's own; on engines none that loads code (``LD_*``, ``PYTHON*``) and
+    none of vLLM's that the gateway decides on.
+    """
     value: Annotated[str, Field(max_length=4096)] = ""
     """As it is; secrets do not belong here."""
 

@@ -41,7 +41,20 @@ _BUBBLE: Final = "spec.runAhead.bubble."
 _LONGEST: Final = ("spec.sampling.maxPromptTokens", "spec.sampling.maxResponseTokens")
 _MAX_CORES: Final = 1024
 _OWN_VARIABLES: Final = ("POD_NAME", "REDIS_URL", "HOME", "TMPDIR")
-_CODE_VARIABLES: Final = ("LD_", "PYTHON")
+_CODE_VARIABLES: Final = ("LD_", "PYTHON", "VLLM_LOGGING_CONFIG_PATH")
+_ENGINE_VARIABLES: Final = (
+    "PROMETHEUS_MULTIPROC_DIR",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION",
+    "VLLM_API_KEY",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_DO_NOT_TRACK",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE",
+    "VLLM_NO_USAGE_STATS",
+    "VLLM_SERVER_DEV_MODE",
+    "VLLM_USE_V2_MODEL_RUNNER",
+)
+"""What the gateway sets for its engine, or keeps from it."""
 _UNSAFE_FLAGS: Final = ("--trust-remote-code", "--api-key", "--trust_remote_code", "--api_key")
 
 
@@ -88,8 +101,17 @@ def _engine_pod_rules(template: str) -> Sequence[Rule]:
         Rule(
             (template + "env",),
             lambda env: not any(e["name"].startswith(_CODE_VARIABLES) for e in env),
-            "names that do not begin with LD_ or PYTHON, which load code into an engine",
+            f"names that do not begin with {', '.join(_CODE_VARIABLES)}, which load code into an "
+            "engine",
             f"{{0}}.all(e, !({unsafe}))",
+            shows_value=False,
+        ),
+        Rule(
+            (template + "env",),
+            lambda env: not any(e["name"] in _ENGINE_VARIABLES for e in env),
+            "names that the gateway does not decide on for its engine: none of "
+            + ", ".join(_ENGINE_VARIABLES),
+            f"{{0}}.all(e, !(e.name in [{', '.join(map(repr, _ENGINE_VARIABLES))}]))",
             shows_value=False,
         ),
     )

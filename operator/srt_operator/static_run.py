@@ -36,7 +36,7 @@ from srt_operator.local_run import interruptible, supervise
 from srt_operator.manifests import trainer
 from srt_operator.manifests.process import Endpoint, HttpReadiness, LocalSite, Site, serving
 from srt_operator.manifests.runahead import engine_of
-from srt_operator.outcome import show_outcome
+from srt_operator.outcome import failure_of, show_outcome
 from srt_operator.processes import Component, Member, members
 from srt_operator.resources import SRTJob
 from srt_operator.run_folder import open_folder
@@ -133,6 +133,8 @@ async def run_given(job: SRTJob, site: LocalSite, console: Console, clock: Clock
         interruption = await stack.enter_async_context(interruptible())
         show = stack.enter_context(display(console, job.metadata.name, LineFile(layout.metrics)))
         status = await supervise(job, site, backend, show, interruption)
+    if failure := failure_of(status):
+        console.print(failure, markup=False, soft_wrap=True)
     show_outcome(console, layout)
     return EXIT_COMPLETE if status.phase is Phase.COMPLETE else EXIT_FAILED
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from srt_operator.handlers import HUNG_SECONDS
 from support.cluster import ControlPlane, apply_definitions
 from support.operator_process import START_SECONDS, OperatorProcess, wait_for
 from support.redis_server import RedisServer
@@ -192,6 +193,23 @@ def test_watches_that_expired_miss_nothing(
             wait_for(lambda: before.keys() <= uids(stage).keys(), "what went meanwhile is back")
             assert replicas.exits == [], "it had to see it as it was, not as one that begins"
             assert "Traceback" not in operator.log()
+
+
+def test_a_watch_that_fails_for_good_ends_the_operator(
+    programs: Path, redis: RedisServer, tmp_path: Path
+) -> None:
+    state = tmp_path / "plane"
+    state.mkdir()
+    with ControlPlane.started(programs, state) as plane:
+        apply_definitions(plane)
+        with OperatorProcess.started(plane, tmp_path, redis.url) as operator:
+            wait_for(operator.is_leading, "it leads")
+            plane.kubectl("delete", "crd", "treecaches.srt-rl.dev")
+            wait_for(
+                lambda: operator.exit_status() is not None,
+                "an end, for it hears of nothing any more",
+                seconds=HUNG_SECONDS + 15,
+            )
 
 
 def test_a_replica_that_is_refused_its_lease_is_not_ready(

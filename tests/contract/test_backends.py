@@ -198,6 +198,17 @@ async def test_after_closing_nothing_runs(stage: Stage) -> None:
     assert not any(status.is_alive for status in statuses.values())
 
 
+async def test_a_given_process_that_is_lost_says_so() -> None:
+    given = StaticStage()
+    stage = Stage(given.backend, given.ready, given.end)
+    await stage.backend.apply([Start(TRAINER)])
+    await stage.make_ready("trainer")
+    await stage.until("trainer", Lifecycle.READY)
+    await stage.make_end("trainer", 1)
+    assert (await stage.until("trainer", Lifecycle.EXITED)).detail == "not seen for 0.1 s"
+    await stage.backend.close()
+
+
 async def test_a_local_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     layout = RunLayout(tmp_path)
     layout.logs.mkdir()

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from rich.console import Console
 from srt_common.clock import SystemClock
 from srt_common.coordination import Coordination, Phase, PhaseReport
 from srt_common.errors import ConfigurationError
+from srt_operator import static_run
+from srt_operator.backends.static import StaticBackend
 from srt_operator.job_file import load_job
 from srt_operator.layout import RunLayout
 from srt_operator.resources import SRTJob
@@ -86,8 +89,10 @@ async def trainer(url: str, layout: RunLayout, *phases: Phase) -> None:
     await coordination.close()
 
 
-async def run(job: SRTJob, url: str, address: str, folder: Path, *phases: Phase) -> str:
-    """What the operator of a job that completes prints."""
+async def run(
+    job: SRTJob, url: str, address: str, folder: Path, *phases: Phase, exit_code: int = 0
+) -> str:
+    """What the operator of a job prints that ends with this status."""
     settings = StaticSettings(
         job_file=FILE,
         run_dir=folder,
@@ -96,11 +101,11 @@ async def run(job: SRTJob, url: str, address: str, folder: Path, *phases: Phase)
     )
     site, shown = given_site(job, settings), io.StringIO()
     async with asyncio.timeout(25.0):
-        exit_code, _ = await asyncio.gather(
+        ended_with, _ = await asyncio.gather(
             run_given(job, site, Console(file=shown), SystemClock()),
             trainer(url, site.layout, *phases),
         )
-    assert exit_code == 0
+    assert ended_with == exit_code
     return shown.getvalue()
 
 
@@ -120,6 +125,20 @@ async def test_a_job_runs_to_its_end_and_again(job: SRTJob, address: str, tmp_pa
         token = layout.token.read_text()
         await run(job, server.url, address, layout.root, "rollout", "finished")
         assert layout.token.read_text() == token
+
+
+async def test_a_run_that_fails_says_why(
+    job: SRTJob, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = partial(StaticBackend, lost_after_seconds=0.5)
+    monkeypatch.setattr(static_run, "StaticBackend", impatient)
+    monkeypatch.setattr(static_run, "PHASE_MAX_AGE_SECONDS", 1.0)
+    spec = job.spec.model_copy(update={"backoff_limit": 0})
+    once = job.model_copy(update={"spec": spec})
+    with RedisServer.started() as server:
+        shown = await run(once, server.url, address, tmp_path / "once", "rollout", exit_code=1)
+    why = "trainer ended with status 1 (not seen for 0.5 s) after 0 restarts"
+    assert f"Failed (BackoffLimitExceeded): {why}" in shown
 
 
 async def test_another_job_in_the_same_folder_is_refused(

@@ -233,7 +233,13 @@ MISTAKES: Final = [
     *(
         Bad(kind, f"{template}.env", [{"name": name, "value": "/mine"}])
         for kind, template in _TEMPLATES[1:]
-        for name in ("LD_PRELOAD", "PYTHONPATH")
+        for name in (
+            "LD_PRELOAD",
+            "PYTHONPATH",
+            "VLLM_LOGGING_CONFIG_PATH",
+            "VLLM_SERVER_DEV_MODE",
+            "PROMETHEUS_MULTIPROC_DIR",
+        )
     ),
     Bad("RolloutPool", "spec.treeCacheRef", None),
     Bad("RolloutPool", "spec.runAhead.reserveSlots", 8),

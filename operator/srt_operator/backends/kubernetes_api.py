@@ -23,6 +23,8 @@ from srt_operator.manifests.kubernetes.objects import MANAGER, Manifest
 
 TIMEOUT_SECONDS: Final = 10.0
 PAGE: Final = 500
+HTTP_FORBIDDEN: Final = 403
+"""No right to it; a namespace whose roles are gone answers so, too."""
 
 PLURALS: Final[Mapping[str, str]] = {
     "SRTJob": "srtjobs",

@@ -2,7 +2,8 @@
 
 * ``Start`` means: from now on it is looked at. ``Stop`` and `close` mean: no longer.
 * A process is starting until it is seen ready. One that was ready and then is not seen for
-  some seconds has ended with `LOST`; whoever runs it starts it again, and we look again.
+  some seconds has ended with `LOST`, which is said; whoever runs it starts it again, and we look
+  again.
 * The trainer has ended well once it has said so.
 """
 
@@ -107,21 +108,21 @@ class StaticBackend:
             sight = await self._looks[name]()
             now = self._clock.monotonic()
             if sight is Sight.FINISHED:
-                exit_code = 0
+                exit_code, why = 0, ""
                 break
             if sight is Sight.READY:
                 seen_at = now
                 if self._statuses[name].lifecycle is Lifecycle.STARTING:
                     self._set(name, Lifecycle.READY)
             elif seen_at is not None and now - seen_at >= self._lost_after_seconds:
-                exit_code = LOST
+                exit_code, why = LOST, f"not seen for {self._lost_after_seconds:g} s"
                 break
             await asyncio.sleep(LOOK_SECONDS)
         del self._watches[name]
-        self._end(name, exit_code)
+        self._end(name, exit_code, why)
 
-    def _end(self, name: str, exit_code: int) -> None:
-        self._set(name, Lifecycle.EXITED, exit_code=exit_code)
+    def _end(self, name: str, exit_code: int, why: str = "") -> None:
+        self._set(name, Lifecycle.EXITED, exit_code=exit_code, detail=why)
 
     def _set(
         self,
@@ -130,8 +131,10 @@ class StaticBackend:
         *,
         num_starts: int | None = None,
         exit_code: int | None = None,
+        detail: str = "",
     ) -> None:
         if num_starts is None:
             num_starts = self._statuses[name].num_starts
-        self._statuses[name] = ProcessStatus(lifecycle, num_starts, self._clock.unix(), exit_code)
+        now = self._clock.unix()
+        self._statuses[name] = ProcessStatus(lifecycle, num_starts, now, exit_code, detail)
         self._changed.set()

@@ -20,14 +20,13 @@ from srt_operator.constants import (
     EXIT_COMPLETE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    ConditionType,
     Phase,
 )
 from srt_operator.display import display
 from srt_operator.job_file import dump_job, load_job
 from srt_operator.layout import RunLayout
 from srt_operator.manifests.build import local_process
-from srt_operator.outcome import is_srt, show_outcome
+from srt_operator.outcome import failure_of, is_srt, show_outcome
 from srt_operator.processes import members
 from srt_operator.resources import SRTJob
 from srt_operator.run_lines import LineFile
@@ -130,11 +129,9 @@ def _exit_code(status: SRTJobStatus, *, is_interrupted: bool) -> int:
 
 
 def _explain(console: Console, status: SRTJobStatus, layout: RunLayout) -> None:
-    for condition in status.conditions:
-        if condition.type is ConditionType.FAILED and condition.status == "True":
-            console.print(f"Failed ({condition.reason}): {condition.message}", markup=False)
-            console.print(f"Logs: {layout.logs}", markup=False, soft_wrap=True)
-            return
+    if failure := failure_of(status):
+        console.print(f"{failure}\nLogs: {layout.logs}", markup=False, soft_wrap=True)
+        return
     how = "Suspended" if status.phase is Phase.SUSPENDED else "Interrupted"
     text = f"{how}. `srt resume {layout.root}` goes on where it was."
     console.print(text, markup=False, soft_wrap=True)

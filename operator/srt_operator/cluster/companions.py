@@ -1,6 +1,7 @@
 """What goes on for each active job beside its pods: bubbles and run-ahead, and readings of it.
 
-* One task a job, in the leader only. It ends with the leader: bubbles expire within 3 s.
+* One task a job, in the leader only. It ends with the leader: bubbles expire within 3 s. What
+  it has learnt of them ends with it, too, so an edit of the job replaces it only where it must.
 * All of them in a loop of their own: each engine is asked ten times a second, and each `await` of a
   look would wait for that. A reading is replaced as a whole, so looks may take it at any time.
 * One that fails says so in the log and in `is_running`; whoever looks at the job makes another.
@@ -103,6 +104,12 @@ class Companion:
         self._task = asyncio.create_task(self._run(), name=f"companion of {self.place.job_name}")
         self._task.add_done_callback(self._note_end)
 
+    def suits(self, spec: SRTJobSpec, place: Place) -> bool:
+        """Whether it does for this job what another one would: then it stays, and with it what it
+        has learnt of bubbles.
+        """
+        return _used(self.spec) == _used(spec) and self.place.is_like(place)
+
     @property
     def is_running(self) -> bool:
         """False: it failed."""
@@ -152,6 +159,7 @@ class Companion:
 
     async def _read(self, http: httpx.AsyncClient, coordination: Coordination) -> None:
         engines = EngineCounters(
+            http,
             self.place.engines,
             token=self._token,
             write=self.note,
@@ -241,6 +249,12 @@ class Companions:
         """The last line of a job's engine counters; None: nobody accompanies it."""
         companion = self._found.get((str(Kind.SRT_JOB), namespace, job))
         return None if companion is None else companion.engines
+
+
+def _used(spec: SRTJobSpec) -> tuple[object, ...]:
+    """The fields that a companion goes by."""
+    rollout, cache = spec.rollout, spec.tree_cache
+    return spec.run_ahead, rollout.pool.drafter.enabled, rollout.pool_ref, cache.cache_ref
 
 
 def _run_ahead(totals: Mapping[str, int]) -> RunAheadReport:

@@ -210,8 +210,7 @@ class JobController:
         place = self._place(resolved, pool, cache)
         there = context.companions.get(key)
         if there is not None:
-            is_current = there.spec == resolved.job.spec and there.place.is_like(place)
-            if there.is_running and is_current:
+            if there.is_running and there.suits(resolved.job.spec, place):
                 return there.reading
             await self._context.companions.end(key)
         looks = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 * Level-triggered: a look decides from the store, so a lost event costs a resync at most.
 * A watch that had to list anew missed something, objects that went included: a resync follows.
+* A namespace that may not be looked into stops no other; it is asked again every so often.
 * A look that fails, whatever with, is tried again after a growing pause; the others go on: no
   resource of one user may stop the operator for all.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -25,16 +26,18 @@ from srt_operator.cluster.caches import CacheController
 from srt_operator.cluster.context import Context, Controller
 from srt_operator.cluster.interest import interested
 from srt_operator.cluster.jobs import JobController
+from srt_operator.cluster.listing import Listing
 from srt_operator.cluster.pools import PoolController
-from srt_operator.cluster.store import WATCHED, Key
+from srt_operator.cluster.store import Key
 from srt_operator.constants import Kind
-from srt_operator.handlers import CHILDREN, SELECTOR
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 RESYNC_SECONDS: Final = 300.0
 SETTLE_SECONDS: Final = 1.0
 """From a watch's new listing to the resync: others list anew at the same time."""
 RETRY_SECONDS: Final = 2.0
+FORBIDDEN_SECONDS: Final = 30.0
+"""Between questions whether a namespace that refused still does."""
 STUCK_SECONDS: Final = 120.0
 """A look that takes longer does not come back."""
 NUM_WORKERS: Final = 4
@@ -53,12 +56,12 @@ class Operator:
         self,
         context: Context,
         *,
-        namespaces: Sequence[str],
+        listing: Listing,
         observe_look: Callable[[str, float], None],
     ) -> None:
-        """``namespaces``: empty: all; ``observe_look``: gets kind and seconds of each look."""
+        """``observe_look``: gets kind and seconds of each look."""
         self._context = context
-        self._namespaces = namespaces
+        self._listing = listing
         self._observe_look = observe_look
         self._num_failures: dict[Key, int] = {}
         self._looking: dict[Key, float] = {}
@@ -87,8 +90,8 @@ class Operator:
 
     def fault(self) -> str | None:
         """Why nothing is looked after now; None: all is well."""
-        if self._why_unlisted:
-            return self._why_unlisted
+        if why := self._why_unlisted or self._listing.fault():
+            return why
         now = self._context.clock.monotonic()
         for key, since in self._looking.items():
             if now - since >= STUCK_SECONDS:
@@ -101,6 +104,7 @@ class Operator:
             await asyncio.sleep(RETRY_SECONDS)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync_often())
+            tasks.create_task(self._ask_forbidden_often())
             tasks.create_task(self._context.sayings.write_events())
             for _ in range(NUM_WORKERS):
                 tasks.create_task(self._work())
@@ -111,21 +115,11 @@ class Operator:
 
     async def resync(self) -> None:
         """List everything anew and look at every resource."""
-        store = self._context.store
         self._context.upkeep.doubt()
-        for kind in WATCHED:
-            labels = SELECTOR if kind in CHILDREN else ""
-            for namespace in self._namespaces or (None,):
-                found, version = await self._context.api.list(kind, namespace, labels=labels)
-                for key in store.replace(kind, namespace, found, version=version):
-                    self._look_at(key)
-        for kind in Kind:
-            for manifest in store.of_kind(kind):
-                metadata = manifest["metadata"]
-                self._look_at((str(kind), metadata["namespace"], metadata["name"]))
+        self._look_at(await self._listing.everything())
 
-    def _look_at(self, key: Key) -> None:
-        if key[0] in list(Kind):
+    def _look_at(self, keys: Iterable[Key]) -> None:
+        for key in keys:
             self._context.queue.add(key)
 
     async def _resync_often(self) -> None:
@@ -137,6 +131,14 @@ class Operator:
             await asyncio.sleep(SETTLE_SECONDS)
             self._has_missed.clear()
             pause = RESYNC_SECONDS if await self._try_resync() else RETRY_SECONDS
+
+    async def _ask_forbidden_often(self) -> None:
+        while True:
+            await asyncio.sleep(FORBIDDEN_SECONDS)
+            try:
+                self._look_at(await self._listing.forbidden())
+            except KubernetesError as error:
+                _LOG.warning("no listing", extra={"reason": str(error)})
 
     async def _try_resync(self) -> bool:
         try:

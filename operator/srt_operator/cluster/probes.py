@@ -58,6 +58,11 @@ class Metrics:
         self.queued = Gauge(
             "srt_operator_queue_length", "Resources to look at", registry=self.registry
         )
+        self.forbidden = Gauge(
+            "srt_operator_forbidden_namespaces",
+            "Watched namespaces that refuse: deleted, or without the operator's rights",
+            registry=self.registry,
+        )
         self._num_calls = 0
 
     def observe_look(self, kind: str, seconds: float) -> None:

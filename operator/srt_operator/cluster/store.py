@@ -78,6 +78,17 @@ class Store:
         self._gone = {k: v for k, v in self._gone.items() if v > at or not is_concerned(k)}
         return gone
 
+    def forget(self, namespace: str | None) -> list[Key]:
+        """Let go of all objects of a namespace, or of all, whether or not they are there still;
+        their keys.
+        """
+        forgotten = [
+            key for found in self._kinds.values() for key in found if namespace in (None, key[1])
+        ]
+        for key in forgotten:
+            del self._kinds[key[0]][key]
+        return forgotten
+
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """One object."""
         return self._kinds[kind].get((kind, namespace, name))

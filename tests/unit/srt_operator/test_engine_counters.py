@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from srt_common.clock import SystemClock
 from srt_operator.engine_counters import COUNTED, CounterTotal, EngineCounters, counts_in
-from srt_operator.run_lines import append_line, read_lines
+from srt_operator.http_client import plain_client
+from srt_operator.run_lines import Line, append_line, read_lines
 
 
 def stats(**rows: Any) -> bytes:
@@ -49,15 +54,45 @@ def test_the_total_is_the_sum_of_all_lives(lives: list[list[int]]) -> None:
     assert total.total()["n"] == expected
 
 
-async def test_engines_that_do_not_answer_leave_no_line(tmp_path: Path) -> None:
-    counters = EngineCounters(
-        {"rollout-0": "http://127.0.0.1:9"},
-        token=lambda: "x",
-        write=partial(append_line, tmp_path / "engines.jsonl"),
+def counters_of(
+    client: httpx.AsyncClient, url: str, token: str, write: Callable[[Line], None]
+) -> EngineCounters:
+    return EngineCounters(
+        client,
+        {"rollout-0": url},
+        token=lambda: token,
+        write=write,
         bubbles=dict,
         clock=SystemClock(),
     )
-    await counters.read()
+
+
+async def test_all_readings_go_over_one_connection_with_the_token() -> None:
+    connections, heads = 0, list[bytes]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                heads.append(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, plain_client() as client:
+        counters = counters_of(client, url, "secret", lambda _: None)
+        for _ in range(3):
+            await counters.read()
+    assert (connections, len(heads)) == (1, 3)
+    assert all(b"authorization: bearer secret" in head.lower() for head in heads)
+
+
+async def test_engines_that_do_not_answer_leave_no_line(tmp_path: Path) -> None:
+    write = partial(append_line, tmp_path / "engines.jsonl")
+    async with plain_client() as client:
+        await counters_of(client, "http://127.0.0.1:9", "x", write).read()
     assert read_lines(tmp_path / "engines.jsonl") == []
 
 

@@ -28,6 +28,7 @@ class Api:
         self.calls: list[str] = []
         self.pods: list[Manifest] = []
         self.has_definitions = True
+        self.forbidden: set[str | None] = set()
 
     async def list(
         self, kind: str, namespace: str | None, *, labels: str = ""
@@ -37,6 +38,8 @@ class Api:
             return self.pods, "1"
         if not self.has_definitions:
             raise KubernetesRefused(status=404, reason="no such resource")
+        if namespace in self.forbidden:
+            raise KubernetesRefused(status=403, reason=f"{kind} is forbidden")
         found = [one for one in self.resources if one["kind"] == kind]
         return [o for o in found if namespace in (None, o["metadata"]["namespace"])], "1"
 
@@ -135,6 +138,21 @@ async def test_an_operator_of_some_namespaces_touches_no_others() -> None:
     )
     assert await release(api, Release("srt-system", "srt", "srt-operator", ("team-a",))) == 1
     assert finalizers_of(api)["theirs"] == [FINALIZER]
+
+
+async def test_a_watched_namespace_that_was_deleted_is_passed_over() -> None:
+    api = Api(resource("SRTJob", "ours", FINALIZER, namespace="team-b"))
+    api.forbidden = {"team-a"}
+    watched = Release("srt-system", "srt", "srt-operator", ("team-a", "team-b"))
+    assert await release(api, watched) == 1
+    assert api.calls[-1] == "delete Lease srt-system/srt-operator"
+
+
+async def test_without_any_right_the_hook_fails() -> None:
+    api = Api(resource("SRTJob", "job", FINALIZER))
+    api.forbidden = {None}
+    with pytest.raises(KubernetesRefused):
+        await release(api)
 
 
 async def test_without_definitions_there_is_nothing_to_do() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sized
+from itertools import islice
 
 from srt_operator.event_loops import own_loop
-from srt_operator.handlers import _Across
+from srt_operator.handlers import LAST_PAUSE, Pauses, _Across, _settings
 from srt_operator.manifests.kubernetes.objects import Manifest
 
 
@@ -26,6 +28,13 @@ class Heard:
     def _note(self, what: object) -> None:
         self.told.append(what)
         self.threads.add(threading.current_thread())
+
+
+def test_a_watch_that_is_refused_asks_again_for_ever() -> None:
+    pauses = _settings().networking.error_backoffs
+    assert isinstance(pauses, Pauses) and not isinstance(pauses, Sized), "kopf would give up"
+    assert list(islice(pauses, 100))[-1] == LAST_PAUSE
+    assert next(iter(pauses)) == 1.0, "each call begins anew"
 
 
 async def test_a_listener_hears_in_order_in_its_own_loop() -> None:

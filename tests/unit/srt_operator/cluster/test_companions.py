@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,29 @@ def accompany(on_reading: Callable[[], object]) -> Companion:
         clock=SystemClock(),
         on_reading=on_reading,
     )
+
+
+@pytest.mark.parametrize(
+    ("edit", "stays"),
+    [
+        ({"spec__algorithm__steps": 99}, True),
+        ({"spec__activeDeadlineSeconds": 3600}, True),
+        ({"spec__backoffLimit": 9}, True),
+        ({"spec__runAhead__reserveSlots": 3}, False),
+        ({"spec__runAhead__bubble__learnSteps": 7}, False),
+        ({"spec__rollout__template__drafter__enabled": False}, False),
+    ],
+    ids=str,
+)
+def test_only_an_edit_of_what_it_uses_replaces_it(edit: dict[str, Any], stays: bool) -> None:
+    companion = accompany(lambda: None)
+    assert companion.suits(make_job(**edit).spec, place()) is stays
+
+
+def test_other_engines_or_another_cache_replace_it() -> None:
+    companion = accompany(lambda: None)
+    assert not companion.suits(make_job().spec, replace(place(), engines={}))
+    assert not companion.suits(make_job().spec, replace(place(), caches=["http://127.0.0.1:9"]))
 
 
 async def test_it_ends_although_a_cancellation_is_swallowed(

@@ -13,6 +13,7 @@ from srt_operator.backends.kubernetes_api import Calls, KubernetesRefused
 from srt_operator.cluster import operator as operator_module
 from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.context import Context
+from srt_operator.cluster.listing import Listing
 from srt_operator.cluster.operator import STUCK_SECONDS, Operator
 from srt_operator.cluster.probes import SILENT_SECONDS, Health
 from srt_operator.cluster.queue import WorkQueue
@@ -68,9 +69,16 @@ def context_of(api: PlayedApi, clock: ManualClock) -> Context:
     )
 
 
+def operator_of(context: Context) -> Operator:
+    listing = Listing(
+        context.api, context.store, context.clock, namespaces=(), observe_forbidden=lambda _: None
+    )
+    return Operator(context, listing=listing, observe_look=lambda *_: None)
+
+
 @asynccontextmanager
 async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]:
-    operator = Operator(context_of(api, clock), namespaces=(), observe_look=lambda *_: None)
+    operator = operator_of(context_of(api, clock))
     operator._controllers = dict.fromkeys(operator._controllers, Hanging())
     task = asyncio.create_task(operator.run())
     yield operator
@@ -80,7 +88,7 @@ async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RETRY_SECONDS", "SETTLE_SECONDS"):
+    for name in ("RETRY_SECONDS", "SETTLE_SECONDS", "FORBIDDEN_SECONDS"):
         monkeypatch.setattr(operator_module, name, 0.001)
 
 
@@ -134,7 +142,7 @@ async def test_what_the_operator_wrote_itself_is_looked_at_when_a_watch_tells_of
     api: PlayedApi,
 ) -> None:
     context = context_of(api, ManualClock())
-    operator = Operator(context, namespaces=(), observe_look=lambda *_: None)
+    operator = operator_of(context)
     metadata = {"name": "trees", "namespace": "n", "resourceVersion": "7", "uid": "u"}
     made = {"kind": "TreeCache", "metadata": metadata, "spec": {}}
     context.store.put(made)

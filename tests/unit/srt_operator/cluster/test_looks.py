@@ -10,6 +10,7 @@ from srt_common.clock import SystemClock
 from srt_operator.backends.kubernetes_api import KubernetesApi
 from srt_operator.cluster.companions import Companions
 from srt_operator.cluster.context import Context
+from srt_operator.cluster.listing import Listing
 from srt_operator.cluster.operator import Operator
 from srt_operator.cluster.queue import WorkQueue
 from srt_operator.cluster.sayings import Sayings
@@ -58,7 +59,8 @@ async def test_a_resource_that_breaks_its_look_stops_nothing_else() -> None:
         clock=clock,
         companions=Companions(cast(OwnLoop, None)),
     )
-    operator = Operator(context, namespaces=(), observe_look=lambda *_: None)
+    listing = Listing(api, store, clock, namespaces=(), observe_forbidden=lambda _: None)
+    operator = Operator(context, listing=listing, observe_look=lambda *_: None)
     running = asyncio.create_task(operator.run())
     try:
         queue.add(("RolloutPool", "n", "bad"))

@@ -1,0 +1,105 @@
+"""Lists every watched kind where the operator looks after things, and notes where it may not.
+
+* A namespace that was deleted, or whose rights were taken away, refuses (403). The others go on; it
+  is asked again until it answers.
+* An API server that starts may refuse for a moment, so what was seen there is kept for a while;
+  then it is forgotten: nothing of it can be looked after.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from srt_common.clock import Clock
+from srt_operator.backends.kubernetes_api import HTTP_FORBIDDEN, KubernetesApi, KubernetesRefused
+from srt_operator.cluster.store import WATCHED, Key, Store, key_of
+from srt_operator.constants import Kind
+from srt_operator.handlers import CHILDREN, SELECTOR
+
+KEEP_SECONDS: Final = 60.0
+"""What was seen in a namespace is forgotten when it has refused for so long."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Of a namespace."""
+
+    since: float
+    """Seconds, monotonic."""
+    reason: str
+
+
+class Listing:
+    """Of the one replica that leads."""
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        store: Store,
+        clock: Clock,
+        *,
+        namespaces: Sequence[str],
+        observe_forbidden: Callable[[int], object],
+    ) -> None:
+        """``namespaces``: empty: all, as one; ``observe_forbidden``: gets how many refuse."""
+        self._api = api
+        self._store = store
+        self._clock = clock
+        self._namespaces: Sequence[str | None] = list(namespaces) or [None]
+        self._observe_forbidden = observe_forbidden
+        self._forbidden: dict[str | None, _Refusal] = {}
+
+    def fault(self) -> str | None:
+        """Why nothing at all may be listed; None: something may."""
+        if len(self._forbidden) < len(self._namespaces):
+            return None
+        return f"resources cannot be listed: {next(iter(self._forbidden.values())).reason}"
+
+    async def everything(self) -> list[Key]:
+        """Take in all that is there; the resources to look at, those that are gone included.
+
+        Raises:
+            KubernetesError: the API server does not answer, or not about these kinds.
+        """
+        return [key for namespace in self._namespaces for key in await self._list(namespace)]
+
+    async def forbidden(self) -> list[Key]:
+        """As `everything`, of namespaces that refused when they were last asked."""
+        return [key for namespace in list(self._forbidden) for key in await self._list(namespace)]
+
+    async def _list(self, namespace: str | None) -> list[Key]:
+        keys: list[Key] = []
+        try:
+            for kind in WATCHED:
+                labels = SELECTOR if kind in CHILDREN else ""
+                found, version = await self._api.list(kind, namespace, labels=labels)
+                keys += self._store.replace(kind, namespace, found, version=version)
+                keys += map(key_of, found)
+        except KubernetesRefused as error:
+            if error.status != HTTP_FORBIDDEN:
+                raise
+            keys += self._note_refusal(namespace, error.reason)
+        else:
+            self._note_answer(namespace)
+        self._observe_forbidden(len(self._forbidden))
+        return [key for key in keys if key[0] in list(Kind)]
+
+    def _note_refusal(self, namespace: str | None, reason: str) -> list[Key]:
+        """Keys of what is forgotten."""
+        now = self._clock.monotonic()
+        if namespace not in self._forbidden:
+            self._forbidden[namespace] = _Refusal(now, reason)
+            extra = {"namespace": namespace or "all", "reason": reason}
+            _LOG.warning("a namespace is not looked after", extra=extra)
+        if now - self._forbidden[namespace].since < KEEP_SECONDS:
+            return []
+        return self._store.forget(namespace)
+
+    def _note_answer(self, namespace: str | None) -> None:
+        if self._forbidden.pop(namespace, None) is not None:
+            extra = {"namespace": namespace or "all"}
+            _LOG.warning("a namespace is looked after again", extra=extra)
