@@ -145,19 +145,15 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with pods() as by_arm:
         arms = Arms(IN_PROCESS)
-        ways = [
-            Way(arm, pod)
-            for pod_of in ({}, by_arm)
-            for arm in IN_PROCESS
-            for pod in [pod_of.get(arm)]
-        ]
+        ways = [Way(arm, None) for arm in IN_PROCESS]
+        ways += [Way(arm, by_arm[arm]) for arm in IN_PROCESS]
         measured = measure(ways, arms, Problems(prompts_of_demo(), "natural"), rounds)
         arms.close()
     lines = ["# Live: rollout wall clock through HTTP", "", describe("make bench-live-http"), ""]
     lines += [
         f"Demo model in {DTYPE}, one thread, log-probabilities on, rollouts to their own ends,",
-        fX
-        "vLLM's server and its engine; each row is a request of its own. SRT has seen",
+        f"{rounds} rounds of the same prompts for all ways in rotating order. A pod is the",
+        "gateway, vLLM's server and its engine; each row is a request of its own. SRT has seen",
         f"{WARM_VISITS} groups of {GROUP} of each problem before.",
         "",
         *table(measured),
