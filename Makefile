@@ -88,7 +88,7 @@ bench: install ## trees by size, and recorded rollouts (SRT_TRACES, SRT_TESTBED)
 bench-live: install ## vLLM's rollout wall clock: none, suffix, SRT cold and warm, in turns (20 minutes, not in CI)
 	$(BIN)/python docs/benchmarks/live.py
 
-bench-live-http: install ## the same through HTTP: what a rollout pod's processes cost (5 minutes, not in CI)
+bench-live-http: install ## the same through HTTP: what a rollout pod's processes cost (8 minutes, not in CI)
 	PYTHONPATH=tests $(BIN)/python docs/benchmarks/live_http.py
 
 bench-rows: install ## what SRT adds to an engine step on the host, by rows and threads (1 minute, not in CI)
