@@ -117,7 +117,8 @@ def measure(
 def table(measured: dict[int, dict[str, list[Decoded]]]) -> list[str]:
     """Milliseconds a token, and what the pod and SRT make of them."""
     lines = [
-        "| rows | way | ms a token, median | over in process | over none, same way |",
+        "| rows | way | ms a token, median | over in process, median "
+        "| over none, same way, median |",
         "|---|---|---|---|---|",
     ]
     for rows, by_way in measured.items():

@@ -127,10 +127,11 @@ async def serve(settings: OperatorSettings) -> int:
         operator = _operator(settings, context, metrics)
         health.ask(operator.fault)
         lost = asyncio.create_task(beside.run(_leave_when_lost(election)), name="lease")
-        entered = watching(operator, namespaces=settings.watch_namespaces)
-        watches = await stack.enter_async_context(entered)
         try:
-            await _lead(operator, watches, stopping)
+            if await _until(stopping, operator.list_first()):
+                entered = watching(operator, namespaces=settings.watch_namespaces)
+                watches = await stack.enter_async_context(entered)
+                await _lead(operator, watches, stopping)
         finally:
             await cancel_and_wait([lost])
         await operator.close()

@@ -98,7 +98,9 @@ async def _resources(api: KubernetesApi, kind: str, namespace: str | None) -> li
         is_passed_over = namespace is not None and error.status == HTTP_FORBIDDEN
         if error.status != NOT_FOUND and not is_passed_over:
             raise
-        _LOG.warning("nothing to release", extra={"kind": kind, "reason": error.reason})
+        extra = {"kind": kind, "namespace": namespace or "all", "reason": error.reason}
+        told = "passed over, finalizers there stay" if is_passed_over else "not defined"
+        _LOG.warning(told, extra=extra)
         return []
     return found
 

@@ -18,6 +18,8 @@ import msgspec
 from httpx_aiohttp import HttpxAiohttpClient
 
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
+_LIMITS: Final = httpx.Limits(max_connections=100, keepalive_expiry=60.0)
+"""Longer than between two questions to an engine; its gateway keeps connections longer."""
 _NO_AUTHORITIES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -28,7 +30,9 @@ Answer = TypeVar("Answer")
 
 def plain_client(*, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> httpx.AsyncClient:
     """A client that asks no proxy and trusts no certificate; closed by whoever enters it."""
-    return HttpxAiohttpClient(timeout=timeout, trust_env=False, verify=_NO_AUTHORITIES)
+    return HttpxAiohttpClient(
+        timeout=timeout, trust_env=False, verify=_NO_AUTHORITIES, limits=_LIMITS
+    )
 
 
 async def answer_of(

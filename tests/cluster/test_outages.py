@@ -195,7 +195,7 @@ def test_watches_that_expired_miss_nothing(
             assert "Traceback" not in operator.log()
 
 
-def test_a_watch_that_fails_for_good_ends_the_operator(
+def test_a_definition_that_goes_ends_the_operator_and_is_watched_when_it_is_back(
     programs: Path, redis: RedisServer, tmp_path: Path
 ) -> None:
     state = tmp_path / "plane"
@@ -209,6 +209,17 @@ def test_a_watch_that_fails_for_good_ends_the_operator(
                 lambda: operator.exit_status() is not None,
                 "an end, for it hears of nothing any more",
                 seconds=HUNG_SECONDS + 15,
+            )
+            operator.start()
+            wait_for(operator.is_leading, "it leads again", seconds=START_SECONDS)
+            wait_for(lambda: "cannot be listed" in operator.probe("readyz")[1], "a sentence")
+            apply_definitions(plane)
+            wait_for(lambda: operator.probe("readyz") == (200, "ok"), "it is ready")
+            stage = Stage(plane, "default")
+            stage.apply("sums")
+            wait_for(
+                lambda: any("tree-cache" in name for name in stage.names("statefulsets")),
+                "pods of a cache, which a watch has told of",
             )
 
 

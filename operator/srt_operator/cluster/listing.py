@@ -4,12 +4,15 @@
   is asked again until it answers.
 * An API server that starts may refuse for a moment, so what was seen there is kept for a while;
   then it is forgotten: nothing of it can be looked after.
+* What is not completely known is not acted on: events of a namespace that has not been listed, or
+  was forgotten, are to be passed over until it is listed. Who looks at a job without seeing its
+  pods would take what they still use away from them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +55,10 @@ class Listing:
         self._namespaces: Sequence[str | None] = list(namespaces) or [None]
         self._observe_forbidden = observe_forbidden
         self._forbidden: dict[str | None, _Refusal] = {}
+        self._unknown = set(self._namespaces)
+        """Of which the store has nothing, or not all."""
+        self._found: list[Key] = []
+        """Keys that nobody has been told of."""
 
     def fault(self) -> str | None:
         """Why nothing at all may be listed; None: something may."""
@@ -59,47 +66,64 @@ class Listing:
             return None
         return f"resources cannot be listed: {next(iter(self._forbidden.values())).reason}"
 
+    def knows(self, namespace: str) -> bool:
+        """Whether the store has all of a namespace."""
+        return self._unknown.isdisjoint((None, namespace))
+
     async def everything(self) -> list[Key]:
         """Take in all that is there; the resources to look at, those that are gone included.
 
         Raises:
-            KubernetesError: the API server does not answer, or not about these kinds.
+            KubernetesError: the API server does not answer, or not about these kinds. What was
+                found before that is told of next time.
         """
-        return [key for namespace in self._namespaces for key in await self._list(namespace)]
+        return await self._list_all(self._namespaces)
 
     async def forbidden(self) -> list[Key]:
         """As `everything`, of namespaces that refused when they were last asked."""
-        return [key for namespace in list(self._forbidden) for key in await self._list(namespace)]
+        return await self._list_all(list(self._forbidden))
 
-    async def _list(self, namespace: str | None) -> list[Key]:
-        keys: list[Key] = []
-        try:
-            for kind in WATCHED:
-                labels = SELECTOR if kind in CHILDREN else ""
+    async def _list_all(self, namespaces: Sequence[str | None]) -> list[Key]:
+        for namespace in namespaces:
+            await self._list(namespace)
+        found, self._found = self._found, []
+        return [key for key in found if key[0] in list(Kind)]
+
+    async def _list(self, namespace: str | None) -> None:
+        refused: dict[str, str] = {}
+        for kind in WATCHED:
+            labels = SELECTOR if kind in CHILDREN else ""
+            try:
                 found, version = await self._api.list(kind, namespace, labels=labels)
-                keys += self._store.replace(kind, namespace, found, version=version)
-                keys += map(key_of, found)
-        except KubernetesRefused as error:
-            if error.status != HTTP_FORBIDDEN:
-                raise
-            keys += self._note_refusal(namespace, error.reason)
+            except KubernetesRefused as error:
+                if error.status != HTTP_FORBIDDEN:
+                    raise
+                refused[kind] = error.reason
+                continue
+            self._found += self._store.replace(kind, namespace, found, version=version)
+            self._found += map(key_of, found)
+        if refused:
+            self._note_refusal(namespace, refused)
         else:
             self._note_answer(namespace)
         self._observe_forbidden(len(self._forbidden))
-        return [key for key in keys if key[0] in list(Kind)]
 
-    def _note_refusal(self, namespace: str | None, reason: str) -> list[Key]:
-        """Keys of what is forgotten."""
-        now = self._clock.monotonic()
+    def _note_refusal(self, namespace: str | None, refused: Mapping[str, str]) -> None:
+        """Forget a namespace that has refused its jobs for long; of one that refuses another kind
+        the last that was seen is better than nothing.
+        """
+        now, reason = self._clock.monotonic(), next(iter(refused.values()))
         if namespace not in self._forbidden:
             self._forbidden[namespace] = _Refusal(now, reason)
             extra = {"namespace": namespace or "all", "reason": reason}
             _LOG.warning("a namespace is not looked after", extra=extra)
-        if now - self._forbidden[namespace].since < KEEP_SECONDS:
-            return []
-        return self._store.forget(namespace)
+        is_long = now - self._forbidden[namespace].since >= KEEP_SECONDS
+        if is_long and Kind.SRT_JOB in refused:
+            self._unknown.add(namespace)
+            self._found += self._store.forget(namespace)
 
     def _note_answer(self, namespace: str | None) -> None:
+        self._unknown.discard(namespace)
         if self._forbidden.pop(namespace, None) is not None:
             extra = {"namespace": namespace or "all"}
             _LOG.warning("a namespace is looked after again", extra=extra)

@@ -76,6 +76,9 @@ class Operator:
 
     def hear(self, manifest: Manifest, is_gone: bool) -> None:
         """Something changed; if we wrote it ourselves, the store has it and nobody has looked."""
+        if not self._listing.knows(manifest["metadata"]["namespace"]):
+            self._has_missed.set()  # it may be listed again
+            return
         concerned = interested(manifest, self._context.store)
         if is_gone:
             self._context.store.drop(manifest)
@@ -98,10 +101,15 @@ class Operator:
                 return f"a look at {'/'.join(key)} has not come back for {now - since:.0f} s"
         return None
 
-    async def run(self) -> None:
-        """List, look, and go on until cancelled."""
+    async def list_first(self) -> None:
+        """Until everything has been listed once; before watches begin: one of a kind that is not
+        defined would never.
+        """
         while not await self._try_resync():  # noqa: ASYNC110 - the event is in the API server
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def run(self) -> None:
+        """Look, and go on until cancelled; after `list_first`."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync_often())
             tasks.create_task(self._ask_forbidden_often())

@@ -20,6 +20,9 @@ pub(crate) const ROWS_AT_ONCE: usize = 8;
 /// Matches are mostly not longer.
 const MOSTLY_MATCHED: usize = 4;
 
+/// Positions of a chain that are fetched, at most.
+const MAX_HOPS: usize = 16;
+
 /// A row that is to draft.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asking<'a> {
@@ -39,7 +42,7 @@ pub(crate) fn fetch<'a>(view: &View<'a>, rows: impl Iterator<Item = Asking<'a>>)
     let mut global = Vec::with_capacity(rows.len() * NUM_CHAINS);
     let mut num_hops = 0;
     for (row, hashes) in &rows {
-        let max_recent = view.max_recent_for(row.mode);
+        let max_recent = view.max_recent_for(row.mode).min(MAX_HOPS);
         num_hops = num_hops.max(max_recent);
         for (chain, fragment) in hashes.chains(0) {
             let position = row.tree.heads[chain].get(fragment);

@@ -23,6 +23,11 @@ from srt_operator.cluster.upkeep import Upkeep
 from support.replicas import ManualClock
 
 LATER = 10**9
+CACHE: dict[str, Any] = {
+    "kind": "TreeCache",
+    "metadata": {"name": "trees", "namespace": "n", "resourceVersion": "7", "uid": "u"},
+    "spec": {},
+}
 
 
 class PlayedApi:
@@ -39,7 +44,8 @@ class PlayedApi:
         if self.is_refusing:
             raise KubernetesRefused(status=403, reason="srtjobs is forbidden")
         metadata = {"name": "job", "namespace": "n", "resourceVersion": "1", "uid": "u"}
-        return ([{"kind": kind, "metadata": metadata}] if kind == "SRTJob" else []), "1"
+        job = {"kind": kind, "metadata": metadata, "spec": {"rollout": {}, "treeCache": {}}}
+        return ([job] if kind == "SRTJob" else []), "1"
 
 
 class Hanging:
@@ -80,7 +86,12 @@ def operator_of(context: Context) -> Operator:
 async def running(api: PlayedApi, clock: ManualClock) -> AsyncIterator[Operator]:
     operator = operator_of(context_of(api, clock))
     operator._controllers = dict.fromkeys(operator._controllers, Hanging())
-    task = asyncio.create_task(operator.run())
+
+    async def lead() -> None:
+        await operator.list_first()
+        await operator.run()
+
+    task = asyncio.create_task(lead())
     yield operator
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -141,10 +152,22 @@ async def test_a_watch_that_began_anew_is_followed_by_a_listing(api: PlayedApi) 
 async def test_what_the_operator_wrote_itself_is_looked_at_when_a_watch_tells_of_it(
     api: PlayedApi,
 ) -> None:
+    api.is_refusing = False
     context = context_of(api, ManualClock())
     operator = operator_of(context)
-    metadata = {"name": "trees", "namespace": "n", "resourceVersion": "7", "uid": "u"}
-    made = {"kind": "TreeCache", "metadata": metadata, "spec": {}}
-    context.store.put(made)
-    operator.hear(made, is_gone=False)
+    await operator.list_first()
+    await context.queue.take()
+    context.store.put(CACHE)
+    operator.hear(CACHE, is_gone=False)
     assert await asyncio.wait_for(context.queue.take(), 1.0) == ("TreeCache", "n", "trees")
+
+
+async def test_nothing_is_looked_at_where_not_all_is_known(api: PlayedApi) -> None:
+    """A job without its pods would be taken for one that has ended."""
+    context = context_of(api, ManualClock())
+    operator = operator_of(context)
+    await operator.list_first()
+    operator.hear(CACHE, is_gone=False)
+    assert context.store.get("TreeCache", "n", "trees") is None
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(context.queue.take(), 0.01)

@@ -19,6 +19,8 @@ class Api:
     """A job in every namespace; those of ``refusing`` do so with this status."""
 
     def __init__(self, **refusing: int) -> None:
+        self.kinds: frozenset[str] | None = None
+        """That are refused; None: all."""
         self.refusing = {name.replace("_", "-"): status for name, status in refusing.items()}
         self.asked: list[str | None] = []
 
@@ -26,7 +28,8 @@ class Api:
         self, kind: str, namespace: str | None, **_: str
     ) -> tuple[list[dict[str, Any]], str]:
         self.asked.append(namespace)
-        if status := self.refusing.get(namespace or "all"):
+        status = self.refusing.get(namespace or "all")
+        if status and (self.kinds is None or kind in self.kinds):
             raise KubernetesRefused(status=status, reason=f"{kind} is refused in {namespace}")
         metadata = {"name": "sums", "namespace": namespace, "resourceVersion": "1", "uid": "u"}
         return ([{"kind": kind, "metadata": metadata}] if kind in ("SRTJob", "Pod") else []), "1"
@@ -110,3 +113,42 @@ async def test_any_other_refusal_comes_out() -> None:
     looked = Looked(Api(team_a=404), "team-a", "team-b")
     with pytest.raises(KubernetesRefused):
         await looked.listing.everything()
+
+
+async def test_a_namespace_is_known_once_it_has_been_listed_and_until_it_is_forgotten() -> None:
+    api = Api()
+    looked = Looked(api, "team-a", "team-b")
+    assert not looked.listing.knows("team-a")
+    await looked.listing.everything()
+    assert looked.listing.knows("team-a")
+    api.refusing = {"team-a": 403}
+    await looked.listing.everything()
+    assert looked.listing.knows("team-a"), "for a while"
+    looked.clock.advance(KEEP_SECONDS)
+    await looked.listing.forbidden()
+    assert (looked.listing.knows("team-a"), looked.listing.knows("team-b")) == (False, True)
+    api.refusing.clear()
+    await looked.listing.forbidden()
+    assert looked.listing.knows("team-a")
+
+
+async def test_one_kind_that_is_refused_makes_nothing_forgotten() -> None:
+    api = Api()
+    looked = Looked(api, "team-a")
+    await looked.listing.everything()
+    api.refusing, api.kinds = {"team-a": 403}, frozenset({"Pod"})
+    await looked.listing.everything()
+    looked.clock.advance(KEEP_SECONDS)
+    assert await looked.listing.everything() == [ONE]
+    assert looked.has(("Pod", "team-a", "sums"))
+    assert looked.listing.knows("team-a")
+    assert looked.num_forbidden == 1
+
+
+async def test_what_was_found_before_a_failure_is_told_of_after_it() -> None:
+    api = Api(team_b=500)
+    looked = Looked(api, "team-a", "team-b")
+    with pytest.raises(KubernetesRefused):
+        await looked.listing.everything()
+    api.refusing.clear()
+    assert await looked.listing.everything() == [ONE, ONE, TWO]
