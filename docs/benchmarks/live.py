@@ -21,11 +21,11 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -50,6 +50,7 @@ WARM_VISITS = 4
 ASKED_OVER_NONE = {4: "2.0 | 3.0", 16: "1.5 | 2.0", 64: "0.95 | 1.1"}
 ASKED_OVER_SUFFIX = {4: "1.3 | 1.6", 16: "1.3 | 1.6", 64: "- | -"}
 """Of SRT warm: at least, goal."""
+Arm = TypeVar("Arm")
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -143,10 +144,15 @@ def random_load(rows: int, temperature: float, seed: int) -> Load:
     return Load(prompts, [choice.randint(60, 160) for _ in range(rows)], temperature)
 
 
-def warm_up(arms: Arms, problems: Problems) -> None:
-    """A group of every problem, `WARM_VISITS` times, for the arms that keep them."""
+def warm_loads(arms: Arms, problems: Problems) -> Iterator[Load]:
+    """A group of every problem, `WARM_VISITS` times."""
     for at in range(WARM_VISITS * NUM_PROBLEMS * GROUP // ROWS[-1]):
-        load = problems.load(arms, ROWS[-1], at)
+        yield problems.load(arms, ROWS[-1], at)
+
+
+def warm_up(arms: Arms, problems: Problems) -> None:
+    """For the arms that keep what they have seen."""
+    for load in warm_loads(arms, problems):
         progress(Round("warm-up", arms.decode(dict.fromkeys(LEARNING_ARMS, load))))
 
 
@@ -178,10 +184,10 @@ def measure_adversarial(arms: Arms, pairs: int) -> list[list[Round]]:
     return measured
 
 
-def rotated(names: Sequence[str], by: int) -> list[str]:
+def rotated(arms: Sequence[Arm], by: int) -> list[Arm]:
     """Everybody is first in turn."""
-    by %= len(names)
-    return [*names[by:], *names[:by]]
+    by %= len(arms)
+    return [*arms[by:], *arms[:by]]
 
 
 def progress(it: Round) -> None:

@@ -25,6 +25,7 @@ DTYPE = "bfloat16" if dtype_of("auto") == "auto" else "float32"
 NUM_DRAFT_TOKENS = 16
 MAX_ROWS = 64
 MAX_MODEL_LEN = 512
+KV_CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class LiveEngine:
             dtype=DTYPE,
             max_num_seqs=MAX_ROWS,
             max_model_len=MAX_MODEL_LEN + NUM_DRAFT_TOKENS,
-            kv_cache_memory_bytes=256 * 2**20,
+            kv_cache_memory_bytes=KV_CACHE_BYTES,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             **options,
@@ -118,7 +119,7 @@ class LiveEngine:
         self._runner = core.model_executor.driver_worker.worker.model_runner
         if arm == "suffix":
             _verify_point_masses(self._runner)
-        self._eos = json.loads((model / "config.json").read_text())["eos_token_id"]
+        self._eos = eos_of(model)
         self._clock = WorkingClock()
         if arm == "srt":
             self._forget()
@@ -200,6 +201,12 @@ class LiveEngine:
             return output
 
         scheduler.schedule = noted
+
+
+def eos_of(model: Path) -> int:
+    """The token that ends a rollout."""
+    eos: int = json.loads((model / "config.json").read_text())["eos_token_id"]
+    return eos
 
 
 def serve(arm: str, model: Path, pipe: Connection) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -24,13 +23,34 @@ from pathlib import Path
 
 import httpx
 from context import describe, page
-from live import GROUP, MODEL, NUM_PROBLEMS, ROWS, WARM_VISITS, Arms, Problems, prompts_of_demo
-from live_engine import DTYPE, MAX_MODEL_LEN, MAX_ROWS, NUM_DRAFT_TOKENS, Decoded, Load
+from live import (
+    GROUP,
+    MODEL,
+    ROWS,
+    WARM_VISITS,
+    Arms,
+    Problems,
+    prompts_of_demo,
+    rotated,
+    warm_loads,
+)
+from live_engine import (
+    DTYPE,
+    KV_CACHE_BYTES,
+    MAX_MODEL_LEN,
+    MAX_ROWS,
+    NUM_DRAFT_TOKENS,
+    Decoded,
+    Load,
+    eos_of,
+)
 
+from srt_common.messages.rollouts import GENERATE_PATH
 from support.gateway_process import GatewayProcess
 
 IN_PROCESS = ("none", "srt warm")
-GENERATE = "/inference/v1/generate"
+Taken = dict[tuple[str, str], list[Decoded]]
+"""Round after round, by arm and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +62,8 @@ class Way:
     """None: in process."""
 
     @property
-    def name(self) -> str:
-        return f"{self.arm}, {'in process' if self.pod is None else 'a pod'}"
+    def where(self) -> str:
+        return "in process" if self.pod is None else "a pod"
 
     def decode(self, arms: Arms, load: Load) -> Decoded:
         """Let it finish a load."""
@@ -53,7 +73,7 @@ class Way:
 
 
 async def _decode(pod: GatewayProcess, load: Load) -> Decoded:
-    eos = json.loads((MODEL / "config.json").read_text())["eos_token_id"]
+    eos = eos_of(MODEL)
 
     async def roll_out(http: httpx.AsyncClient, at: int) -> int:
         prompt = list(load.prompts[at])
@@ -65,7 +85,7 @@ async def _decode(pod: GatewayProcess, load: Load) -> Decoded:
             "detokenize": False,
         }
         body = {"request_id": f"{time.time_ns()}-{at}", "token_ids": prompt}
-        answer = await http.post(GENERATE, json={**body, "sampling_params": params})
+        answer = await http.post(GENERATE_PATH, json={**body, "sampling_params": params})
         answer.raise_for_status()
         return len(answer.json()["choices"][0]["token_ids"])
 
@@ -83,7 +103,7 @@ def pods() -> Iterator[dict[str, GatewayProcess]]:
         "SRT_ROLLOUT_MAX_NUM_SEQS": str(MAX_ROWS),
         "SRT_ROLLOUT_MAX_MODEL_LEN": str(MAX_MODEL_LEN),
         "SRT_ROLLOUT_MAX_DRAFT_TOKENS": str(NUM_DRAFT_TOKENS),
-        "SRT_ROLLOUT_KV_CACHE_MEMORY_BYTES": str(256 * 2**20),
+        "SRT_ROLLOUT_KV_CACHE_MEMORY_BYTES": str(KV_CACHE_BYTES),
     }
     with ExitStack() as stack:
         found = {}
@@ -94,27 +114,25 @@ def pods() -> Iterator[dict[str, GatewayProcess]]:
         yield found
 
 
-def measure(
-    ways: Sequence[Way], arms: Arms, problems: Problems, rounds: int
-) -> dict[int, dict[str, list[Decoded]]]:
+def measure(ways: Sequence[Way], arms: Arms, problems: Problems, rounds: int) -> dict[int, Taken]:
     """By rows and way, round after round."""
-    for at in range(WARM_VISITS * NUM_PROBLEMS * GROUP // ROWS[-1]):
-        load = problems.load(arms, ROWS[-1], at)
+    for load in warm_loads(arms, problems):
         for way in ways:
             way.decode(arms, load)
-    measured: dict[int, dict[str, list[Decoded]]] = {}
+    measured: dict[int, Taken] = {}
     for rows in ROWS:
-        measured[rows] = {way.name: [] for way in ways}
+        measured[rows] = {(way.arm, way.where): [] for way in ways}
         for at in range(rounds):
             load = problems.load(arms, rows, at)
-            for way in (*ways[at % len(ways) :], *ways[: at % len(ways)]):
+            for way in rotated(ways, at):
                 taken = way.decode(arms, load)
-                measured[rows][way.name].append(taken)
-                sys.stderr.write(f"{rows} rows, {way.name}: {taken.seconds:.3f} s\n")
+                measured[rows][way.arm, way.where].append(taken)
+                told = f"{rows} rows, {way.arm}, {way.where}: {taken.seconds:.3f} s"
+                sys.stderr.write(f"{told}\n")
     return measured
 
 
-def table(measured: dict[int, dict[str, list[Decoded]]]) -> list[str]:
+def table(measured: dict[int, Taken]) -> list[str]:
     """Milliseconds a token, and what the pod and SRT make of them."""
     lines = [
         "| rows | way | ms a token, median | over in process, median "
@@ -122,12 +140,12 @@ def table(measured: dict[int, dict[str, list[Decoded]]]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for rows, by_way in measured.items():
-        for name, taken in by_way.items():
-            arm, _, where = name.partition(", ")
+        for (arm, where), taken in by_way.items():
             milliseconds = 1e3 * statistics.median(it.seconds_per_token for it in taken)
-            pod = _ratio(taken, by_way[f"{arm}, in process"])
-            speed_up = 1 / _ratio(taken, by_way[f"none, {where}"])
-            lines.append(f"| {rows} | {name} | {milliseconds:.3f} | {pod:.2f} | {speed_up:.2f} |")
+            pod = _ratio(taken, by_way[arm, "in process"])
+            speed_up = 1 / _ratio(taken, by_way["none", where])
+            figures = f"{milliseconds:.3f} | {pod:.2f} | {speed_up:.2f}"
+            lines.append(f"| {rows} | {arm}, {where} | {figures} |")
     return lines
 
 

@@ -16,10 +16,10 @@ import json
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from srt_operator.backends.kubernetes_api import (
-    HTTP_FORBIDDEN,
     KubernetesApi,
     KubernetesConflict,
     KubernetesRefused,
@@ -29,7 +29,6 @@ from srt_operator.manifests.kubernetes.objects import Manifest
 
 GONE_WITHIN_SECONDS: Final = 60.0
 MAX_ATTEMPTS: Final = 5
-NOT_FOUND: Final = 404
 KINDS: Final = ("SRTJob", "TreeCache")
 LEFT_BEHIND: Final = (("Secret", "srt-operator-key"), ("Lease", "srt-operator"))
 """Made by the operator itself, so that helm does not know them."""
@@ -95,8 +94,8 @@ async def _resources(api: KubernetesApi, kind: str, namespace: str | None) -> li
     try:
         found, _ = await api.list(kind, namespace)
     except KubernetesRefused as error:
-        is_passed_over = namespace is not None and error.status == HTTP_FORBIDDEN
-        if error.status != NOT_FOUND and not is_passed_over:
+        is_passed_over = namespace is not None and error.status == HTTPStatus.FORBIDDEN
+        if error.status != HTTPStatus.NOT_FOUND and not is_passed_over:
             raise
         extra = {"kind": kind, "namespace": namespace or "all", "reason": error.reason}
         told = "passed over, finalizers there stay" if is_passed_over else "not defined"
@@ -136,7 +135,7 @@ async def _unless_gone(call: Awaitable[None]) -> None:
     try:
         await call
     except KubernetesRefused as error:
-        if error.status != NOT_FOUND:
+        if error.status != HTTPStatus.NOT_FOUND:
             raise
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,8 +24,6 @@ from srt_operator.manifests.kubernetes.objects import MANAGER, Manifest
 
 TIMEOUT_SECONDS: Final = 10.0
 PAGE: Final = 500
-HTTP_FORBIDDEN: Final = 403
-"""No right to it; a namespace whose roles are gone answers so, too."""
 
 PLURALS: Final[Mapping[str, str]] = {
     "SRTJob": "srtjobs",
@@ -150,7 +149,7 @@ class KubernetesApi:
         try:
             found: Manifest = await self._call("GET", _path(kind, namespace, name))
         except KubernetesRefused as error:
-            if error.status == 404:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
         return found
@@ -220,7 +219,7 @@ class KubernetesApi:
         try:
             await self._call("DELETE", _path(kind, namespace, name), body=body)
         except KubernetesRefused as error:
-            if error.status != 404:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
     async def from_pod(self, namespace: str, pod: str, path: str) -> Any:

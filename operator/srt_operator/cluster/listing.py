@@ -14,10 +14,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from srt_common.clock import Clock
-from srt_operator.backends.kubernetes_api import HTTP_FORBIDDEN, KubernetesApi, KubernetesRefused
+from srt_operator.backends.kubernetes_api import KubernetesApi, KubernetesRefused
 from srt_operator.cluster.store import WATCHED, Key, Store, key_of
 from srt_operator.constants import Kind
 from srt_operator.handlers import CHILDREN, SELECTOR
@@ -96,7 +97,7 @@ class Listing:
             try:
                 found, version = await self._api.list(kind, namespace, labels=labels)
             except KubernetesRefused as error:
-                if error.status != HTTP_FORBIDDEN:
+                if error.status != HTTPStatus.FORBIDDEN:
                     raise
                 refused[kind] = error.reason
                 continue

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Final
 
 from srt_common.cancellation import cancel_and_wait
@@ -44,8 +45,6 @@ NUM_WORKERS: Final = 4
 MAX_PAUSE_SECONDS: Final = 60.0
 REFUSED: Final = "Refused"
 """Reason of the event."""
-HTTP_GONE: Final = 404
-"""What was looked at went in the meantime."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -77,7 +76,7 @@ class Operator:
     def hear(self, manifest: Manifest, is_gone: bool) -> None:
         """Something changed; if we wrote it ourselves, the store has it and nobody has looked."""
         if not self._listing.knows(manifest["metadata"]["namespace"]):
-            self._has_missed.set()  # it may be listed again
+            self.hear_of_listing()  # it may be listed again
             return
         concerned = interested(manifest, self._context.store)
         if is_gone:
@@ -183,8 +182,8 @@ class Operator:
         if isinstance(error, KubernetesConflict):
             return 0.2  # somebody else was first; what they wrote comes with the next event
         if isinstance(error, KubernetesRefused):
-            if error.status == HTTP_GONE:
-                return None
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None  # what was looked at went in the meantime
             if key not in self._num_failures:
                 self._tell(key, error)
         if error is not None:
